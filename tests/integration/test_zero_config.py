@@ -26,10 +26,11 @@ from lookalike.cli.queries import Queries
 from lookalike.cli.search import _Search
 from lookalike.encoders.persistence import save_encoder
 from lookalike.encoders.registry import open_encoder
-from lookalike.errors import SourceError
+from lookalike.errors import ArtifactError, InputError, SourceError
 from lookalike.gallery import ingest, on_demand
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.on_demand import index_on_demand, open_on_demand
+from lookalike.images import formats
 from lookalike.sources import Item, open_source
 from lookalike.types import Progress
 from tests.integration.test_cli import CommandResult, lookalike, run
@@ -133,6 +134,9 @@ def test_words_find_names_without_an_encoder_of_text(home: Path) -> None:
     assert table[-1].split() == ["1", "photos/red-bicycle.png"]
     (row,) = csv.DictReader(run("photos", "bicycle", "--csv", cwd=home).splitlines())
     assert (row["path"], row["distance"], row["similarity"]) == ("photos/red-bicycle.png", "", "")
+    long = lookalike("photos", " ".join(f"{number}{'w' * 99}" for number in range(99)), cwd=home)
+    assert (long.returncode, "and 10 more words" in long.stderr) == (0, True), long.stderr
+    assert max(map(len, (long.stdout + long.stderr).splitlines())) < 800
 
 
 def test_the_query_itself_is_left_out(home: Path) -> None:
@@ -334,6 +338,16 @@ def test_a_broken_cached_gallery_says_what_to_delete(home: Path, cache: Path) ->
     assert paths("photos", "query.png", cwd=home)
 
 
+def test_an_encoder_that_is_none_costs_no_cached_gallery(home: Path, cache: Path) -> None:
+    wrong: Any = 3
+    with pytest.raises(InputError, match="encoder is a int; pass a name"):
+        index_on_demand(home / "photos", encoder=wrong)
+    with pytest.raises(ArtifactError, match="not an encoder") as error:
+        index_on_demand(home / "photos", encoder=home / "photos")
+    assert "delete" not in str(error.value)
+    assert galleries(cache) == []
+
+
 MISTAKES: dict[str, tuple[Sequence[str], str]] = {
     "missing file": (["photos", "missing.jpg"], "missing.jpg: there is no such file"),
     "missing file below": (["photos", "a/missing"], "a/missing: there is no such file"),
@@ -354,10 +368,20 @@ MISTAKES: dict[str, tuple[Sequence[str], str]] = {
     "no near command": (["chords"], "no such command or folder chords; to search a folder"),
     "typo of a command": (["serach"], "no such command or folder serach; did you mean search?"),
     "no such folder": (["search", "nowhere", "query.png"], "nowhere"),
+    "a file for results": (
+        ["photos", "--csv", "out.csv"],
+        "out.csv: there is no such file; to save the results in it: > out.csv",
+    ),
+    "ID without its source": (["photos", "--id", "red/1.png"], "did you mean 'photos:red/1.png'?"),
+    "typo of an ID": (["photos", "--id", "photos:red/1.pgn"], "did you mean 'photos:red/1.png'?"),
     "empty folder": (["empty"], "empty: the folder has no image files"),
     "a text": (["notes.txt", "query.png"], "notes.txt: not a gallery"),
     "a manifest": (["list.csv", "query.png"], "lookalike index list.gallery list.csv"),
     "empty query": (["photos", ""], "'': there is no such file"),
+    "blank query": (["photos", "  "], "'  ': there is no such file"),
+    "long query": (["photos", "a/" * 3000], "…"),
+    "signs": (["photos", "😀", "--encoder", "color"], "--text 😀 has no word to search for"),
+    "no words": (["photos", "--text", "", "--encoder", "color"], "--text '' has no word to"),
     "empty queries": (["photos", "empty"], "empty: the folder has no image files"),
     "gallery as a query": (["photos", "p.gallery"], "p.gallery: is a gallery, no query"),
     "gallery alone": (["p.gallery"], "lookalike search p.gallery query.jpg"),
@@ -550,10 +574,46 @@ def test_results_are_copied(home: Path) -> None:
     again = lookalike("photos", "query.png", "-k", "3", "--copy-to", "out", cwd=home)
     assert again.returncode == 1
     assert "copied: 0 files" in again.stderr
-    assert again.stderr.count("exists; overwrite it with --force") == 3
+    first = "e.g. out/" + copies[0].name
+    assert f"not copied: 3 files that already exist, {first}; overwrite: --force" in again.stderr
     assert copies[0].read_text() == "mine"
     run("photos", "query.png", "-k", "3", "--copy-to", "out", "--force", cwd=home)
     assert copies[0].read_bytes() == (home / expected[0]).read_bytes()
+
+
+def test_copies_do_not_become_results_by_mistake(home: Path) -> None:
+    before = state(home)
+    for folder in ("photos", "photos/similar", "photos/red/../x"):
+        done = lookalike("photos", "query.png", "--copy-to", folder, cwd=home)
+        assert done.returncode == 2
+        assert f"{folder}: is in the folder that is searched" in done.stderr
+        assert "--force" in done.stderr
+        assert done.stdout == ""
+    assert state(home) == before
+    run("photos", "query.png", "-k", "2", "--copy-to", "photos/similar", "--force", cwd=home)
+    assert len(list((home / "photos" / "similar").iterdir())) == 2
+
+
+def test_photographs_that_are_not_read_are_said_each_time(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "photos" / "notes.txt").write_text("no image")
+    (home / "photos" / "IMG_1.HEIC").write_bytes(b"only the suffix counts")
+    monkeypatch.setattr(formats, "_is_installed", lambda _: False)
+    first = lookalike("photos", "query.png", cwd=home)
+    assert "not an image" in first.stderr
+    again = lookalike("photos", "query.png", cwd=home)
+    assert again.returncode == 0
+    assert " ".join(again.stderr.split()) == (
+        "skipped: 1 unsupported: heic e.g. IMG_1.HEIC pip install 'lookalike[heif]'"
+    )
+
+
+def test_words_without_quotes(home: Path) -> None:
+    done = lookalike("photos", "red", "blue", cwd=home)
+    assert 'note: each word is a query of its own; one query: "red blue"' in done.stderr
+    for queries in (["red"], ["red blue", "green"], ["red", "query.png"]):
+        assert "each word" not in lookalike("photos", *queries, cwd=home).stderr
 
 
 def test_results_of_several_queries_are_linked(home: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lookalike.formatting import format_count, printable
 
 if TYPE_CHECKING:
+    from lookalike.sources import Skipped
     from lookalike.types import Failure, ProgressCallback
 
 _ESCAPE = "backslashreplace"
@@ -167,6 +168,18 @@ def note_skipped(skipped: Sequence[Failure], singular: str, plural: str) -> None
         note(f"skipped: {printable(failure.uri)}: {failure.reason}")
     if skipped:
         note(f"{format_count(len(skipped), singular, plural)} skipped")
+
+
+def note_not_taken(skipped: Sequence[Skipped]) -> None:
+    """List on stderr what a source does not take, a line for each reason, in columns."""
+    rows = [
+        (f"{each.count:,}", each.reason, f"e.g. {printable(each.example)}", each.hint or "")
+        for each in skipped
+    ]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    for count, reason, example, hint in rows:
+        columns = (count.rjust(widths[0]), reason.ljust(widths[1]), example.ljust(widths[2]), hint)
+        note("skipped: " + "  ".join(columns).rstrip())
 
 
 def note_failed(failures: Sequence[Failure], *, more: str = "") -> None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lookalike.gallery.gallery import Gallery
     from lookalike.gallery.ingest import Runner
     from lookalike.gallery.sync import SyncReport
-    from lookalike.sources import Skipped
     from lookalike.types import ProgressCallback
 
 _RUNNERS = ("local", "ray")
@@ -422,7 +421,7 @@ def _print(path: str, report: SyncReport, rows: int | None, *, dry_run: bool) ->
     total = "" if rows is None else f"{format_count(rows, 'row')}; "
     would = "dry run, nothing written: " if dry_run else ""
     print(f"{printable(path)}: {total}{would}{report.summary()}")
-    _print_skipped(report.skipped)
+    console.note_not_taken(report.skipped)
     if report.kept:
         console.note(
             f"kept: {format_count(report.kept, 'row')} whose file exists but is not read now"
@@ -430,18 +429,6 @@ def _print(path: str, report: SyncReport, rows: int | None, *, dry_run: bool) ->
     for note, count in report.notes.items():
         console.note(f"note: {format_count(count, 'image')}: {note}")
     console.note_failed(report.failed, more="--json lists them all")
-
-
-def _print_skipped(skipped: Sequence[Skipped]) -> None:
-    """List what was skipped, a line for each reason, in columns."""
-    rows = [
-        (f"{each.count:,}", each.reason, f"e.g. {printable(each.example)}", each.hint or "")
-        for each in skipped
-    ]
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
-    for count, reason, example, hint in rows:
-        columns = (count.rjust(widths[0]), reason.ljust(widths[1]), example.ljust(widths[2]), hint)
-        console.note("skipped: " + "  ".join(columns).rstrip())
 
 
 def _changes(path: Path, gallery: str) -> Iterator[bool]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lookalike.errors import ImageError, InputError
+from lookalike.formatting import shorten
 
 if TYPE_CHECKING:
     from lookalike.sources import Item, Source
@@ -20,8 +21,14 @@ STDIN = "-"
 _PIECE = 1 << 20
 """Bytes that are read from stdin at a time."""
 
+_SHOWN = 200
+"""Characters of a query in a message."""
+
 _SUFFIX = re.compile(r"\S*[^\s.]\.[A-Za-z0-9]{2,5}")
 """A name with a suffix, as of a file, in one word."""
+
+_OUTPUTS = (".csv", ".json", ".jsonl", ".txt")
+"""Suffixes of files that results may be meant to go to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,13 @@ class Queries:
 
     parts: Sequence[OneQuery | Source]
     failures: Sequence[InputError]
+
+    @property
+    def are_words(self) -> bool:
+        """Whether there are several, each a single word, as of a text that was not quoted."""
+        texts = [part.text for part in self.parts if isinstance(part, OneQuery)]
+        are_single = all(text is not None and len(text.split()) == 1 for text in texts)
+        return len(texts) == len(self.parts) > 1 and are_single and not self.failures
 
     def __len__(self) -> int:
         return sum(1 if isinstance(part, OneQuery) else len(part) for part in self.parts)
@@ -127,10 +141,14 @@ def _stdin() -> Any:
         )
     limit = BUDGET.limit()
     data = bytearray()
-    while piece := sys.stdin.buffer.read(_PIECE):
-        data += piece
-        if len(data) > limit:
-            raise ImageError(f"{STDIN}: stdin has more than the {limit / 1e9:.1f} GB that fit")
+    try:
+        while piece := sys.stdin.buffer.read(_PIECE):
+            data += piece
+            if len(data) > limit:
+                raise ImageError(f"{STDIN}: stdin has more than the {limit / 1e9:.1f} GB that fit")
+    except MemoryError:  # less may be allowed than there is
+        size, data = len(data), bytearray()
+        raise ImageError(f"{STDIN}: stdin has more than fits: over {size / 1e9:.1f} GB") from None
     if not data:
         raise ImageError(f"{STDIN}: stdin is empty; pipe an image into the command")
     return as_images(bytes(data), argument="stdin")[0]
@@ -169,8 +187,13 @@ def _missing_file(argument: str, folder: str | None) -> ImageError:
         inside = os.path.join(folder, argument)  # noqa: PTH118 - a text
         if argument.strip() and os.path.isfile(inside):  # noqa: PTH113
             return ImageError(f"{argument}: there is no such file; did you mean {inside}?")
+    if os.path.splitext(argument)[1].lower() in _OUTPUTS:  # noqa: PTH122 - a text
+        return ImageError(
+            f"{argument}: there is no such file; to save the results in it: > {argument}"
+        )
+    name = shorten(argument, _SHOWN) if argument.strip() else repr(argument)
     return ImageError(
-        f"{argument or repr(argument)}: there is no such file; for the ID of an indexed image use "
+        f"{name}: there is no such file; for the ID of an indexed image use "
         "{id}, for words {text}",
         id=None,
         text=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from lookalike.cli import console
 from lookalike.errors import InputError, SettingError, StorageError
 from lookalike.files import escape_name, is_url, unescape_name
-from lookalike.formatting import format_count, format_distance, printable
+from lookalike.formatting import format_count, format_distance, printable, shorten
 
 if TYPE_CHECKING:
     from lookalike.search.hits import Hits
@@ -27,6 +28,9 @@ _SHOWN = 24
 """Images of a preview, at most; the terminal is narrower."""
 
 _NAME_CHARACTERS = 60
+_TITLE_CHARACTERS = 200
+"""Of a query, in the name of its folder and above its table."""
+
 _LISTED = 20
 
 _VIEWERS = {"darwin": "open", "linux": "xdg-open"}
@@ -65,6 +69,10 @@ class Paths:
             return path
         return os.path.join(self.typed, path[len(self.root) + 1 :])  # noqa: PTH118 - a text
 
+    def has(self, path: Path) -> bool:
+        """Return whether a path is the folder that is searched, or in it."""
+        return self.root is not None and path.expanduser().resolve().is_relative_to(self.root)
+
     def shown(self, uri: str) -> str:
         """Return the location of an image as valid text."""
         path = self.file(uri)
@@ -95,7 +103,8 @@ class Table:
             for hit in hits
         ]
         count = format_count(len(hits), "result")
-        title = f"{self._paths.shown(hits.query)}: {count}, {hits.measure}"
+        query = shorten(self._paths.shown(hits.query), _TITLE_CHARACTERS)
+        title = f"{query}: {count}, {hits.measure}"
         if not rows:
             console.print_lines(title)
             return
@@ -103,9 +112,9 @@ class Table:
         if self._protocol is not None:
             from lookalike.cli.terminal_images import print_images
 
-            query = [] if hits.uri is None or is_url(hits.uri) else [hits.query_image()]
+            first = [] if hits.uri is None or is_url(hits.uri) else [hits.query_image()]
             local = tuple(hit for hit in hits[:_SHOWN] if not is_url(hit.uri))  # may take long
-            print_images([*query, *replace(hits, rows=local).images()], self._protocol)
+            print_images([*first, *replace(hits, rows=local).images()], self._protocol)
 
 
 class JsonLines:
@@ -190,18 +199,30 @@ class Collector:
         self._several = False
         self._queries = 0
         self._done = 0
-        self.failures: list[str] = []
+        self._existing: list[str] = []
+        self._others: list[str] = []
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all files are copied or linked."""
+        return not (self._existing or self._others)
 
     def open(self, *, several: bool) -> None:
         """Make the folder.
 
         Raises:
-            SettingError: it is a file.
+            SettingError: it is a file, or in the folder that is searched.
             StorageError: it cannot be written.
         """
         self._several = several
         if self._folder.exists() and not self._folder.is_dir():
             raise SettingError(f"{escape_name(str(self._folder))}: is a file; name a folder")
+        if not self._force and self._paths.has(self._folder):
+            raise SettingError(
+                f"{escape_name(str(self._folder))}: is in the folder that is searched, so that the "
+                "files would be results of the next search; name another folder, or use {force}",
+                force=True,
+            )
         self._make(self._folder)
 
     def write(self, result: Result) -> None:
@@ -216,19 +237,27 @@ class Collector:
             try:
                 self._put(hit.uri, folder, f"{hit.rank:0{width}}")
                 self._done += 1
+            except FileExistsError as error:
+                self._existing.append(escape_name(str(error.filename)))
             except OSError as error:
                 reason = error.strerror or str(error)
-                self.failures.append(f"{self._paths.shown(hit.uri) or hit.id}: {reason}")
+                self._others.append(f"{self._paths.shown(hit.uri) or hit.id}: {reason}")
 
     def report(self) -> None:
         """Say how many files there are now, and which are not."""
         verb = "linked" if self._link else "copied"
         place = escape_name(str(self._folder))
         console.note(f"{verb}: {format_count(self._done, 'file')} into {place}")
-        for failure in self.failures[:_LISTED]:
+        if self._existing:
+            count = format_count(len(self._existing), "file")
+            console.note(
+                f"not {verb}: {count} that already exist, e.g. {self._existing[0]}; overwrite: "
+                "--force"
+            )
+        for failure in self._others[:_LISTED]:
             console.note(f"not {verb}: {failure}")
-        if len(self.failures) > _LISTED:
-            console.note(f"... and {len(self.failures) - _LISTED:,} more")
+        if len(self._others) > _LISTED:
+            console.note(f"... and {len(self._others) - _LISTED:,} more")
 
     def _make(self, folder: Path) -> None:
         try:
@@ -253,7 +282,7 @@ class Collector:
         target = folder / f"{rank}-{os.path.basename(path)}"  # noqa: PTH119 - a text
         if os.path.lexists(target):
             if not self._force or target.is_dir():
-                raise OSError(f"{escape_name(str(target))} exists; overwrite it with --force")
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
             if not target.is_symlink() and target.samefile(path):
                 raise OSError("is the result itself")
             target.unlink()

@@ -62,6 +62,11 @@ class Skipped:
     example: str
     hint: str | None = None
 
+    @property
+    def is_installable(self) -> bool:
+        """Whether these are images that would be read once a package is installed."""
+        return self.hint is not None and self.hint.startswith("pip install ")
+
 
 class SkipCounter:
     """Counts what is skipped, with the first example of each reason."""
