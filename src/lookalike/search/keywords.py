@@ -308,7 +308,7 @@ def keywords_of_text(text: str) -> str:
         word for word in re.split(r"\s+", text.replace('"', " ")) if any(map(str.isalnum, word))
     ]
     if not words:
-        raise InputError("{text} has no word to search for", text=repr(text[:40]))
+        raise InputError("{text} has no word to search for", text=text[:40])
     telling = [word for word in words if word.strip(".,;:!?").casefold() not in _STOP_WORDS]
     return " ".join(list(dict.fromkeys(telling or words))[:_MAX_WORDS])[:MAX_CHARACTERS]
 
@@ -421,7 +421,7 @@ def _terms(keywords: str) -> list[_Term]:
         if any(map(str.isalnum, quoted or word)) and "\0" not in quoted + word
     ]
     if not terms:
-        raise InputError("{keywords} has no word to search for", keywords=repr(keywords[:40]))
+        raise InputError("{keywords} has no word to search for", keywords=keywords[:40])
     if len(terms) > _MAX_WORDS:
         raise InputError(
             f"{{keywords}} has {len(terms)} words, at most {_MAX_WORDS} are allowed", keywords=None

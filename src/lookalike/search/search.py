@@ -20,6 +20,7 @@ from lookalike.cancellation import check_cancelled
 from lookalike.encoders.base import TEXT_COMMAND
 from lookalike.errors import InputError, MissingRowError
 from lookalike.filters import Filter, RowFilter
+from lookalike.formatting import shorten
 from lookalike.images import local_features
 from lookalike.search import rerank
 from lookalike.search.hits import Hits, ImageReader, RankedBy
@@ -51,6 +52,10 @@ StageTimer = Callable[[str], AbstractContextManager[None]]
 def no_timer(_: str) -> AbstractContextManager[None]:
     """Measure nothing."""
     return nullcontext()
+
+
+_WORD, _WORDS = 40, 10
+"""Characters of a word without a match, and such words, that a note lists at most."""
 
 
 def split_note(note: str | None) -> list[str]:
@@ -178,11 +183,14 @@ class _Search:
         """Return what a person should know about the search for keywords."""
         notes = [] if self.query.keywords is None else [TEXT_NOTE]
         if self.unmatched:
-            words = ", ".join(
-                f"{word!r}" + (f" (similar: {similar})" if similar else "")
+            words = [
+                f"{shorten(word, _WORD)!r}" + (f" (similar: {similar})" if similar else "")
                 for word, similar in self.unmatched.items()
-            )
-            notes.append(f"no name or metadata with {words}")
+            ]
+            more = len(words) - _WORDS
+            end = f" and {more} more words" if more > 1 else ""
+            listed = words[:_WORDS] if end else words
+            notes.append(f"no name or metadata with {', '.join(listed)}{end}")
         return "; ".join(notes)
 
     def _nearest(self, vectors: Embeddings, where: Filter | None) -> list[Hit]:
