@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from lookalike.cancellation import check_cancelled
 from lookalike.documents import SMALL, parse_json, read_json
 from lookalike.errors import ArtifactError, BusyError, FormatVersionError, StorageError
-from lookalike.files import check_regular
+from lookalike.files import check_regular, valid_text
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -215,9 +215,21 @@ def write_manifest(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def manifest_bytes(fields: Mapping[str, Any]) -> bytes:
-    """Return what :func:`write_manifest` writes."""
-    text = json.dumps({"format": FORMAT, **fields}, indent=2, ensure_ascii=False)
+    """Return what :func:`write_manifest` writes.
+
+    Bytes of file names that are no text are escaped, as :func:`lookalike.files.valid_text` does.
+    """
+    text = json.dumps({"format": FORMAT, **_valid(fields)}, indent=2, ensure_ascii=False)
     return (text + "\n").encode()
+
+
+def _valid(value: Any) -> Any:
+    """Return a value of JSON whose texts can be written and read again."""
+    if isinstance(value, str):
+        return valid_text(value)
+    if isinstance(value, Mapping):
+        return {key: _valid(each) for key, each in value.items()}
+    return [_valid(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def read_manifest(path: Path, *, what: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,28 @@ def test_a_saved_encoder_is_known_by_its_file(home: Path, cache: Path) -> None:
     assert len(galleries(cache)) == 3
 
 
+def test_a_network_is_known_by_its_files(home: Path) -> None:
+    model = files("lookalike.encoders").joinpath("untrained.onnx").read_bytes()
+    (home / "net.onnx").write_bytes(model)
+    (home / "net.json").write_text('{"size": 28, "channels": 1}')
+    command = ("search", "photos", "--encoder", "onnx:net.onnx,pooling=avg")
+    assert "16 added" in run(*command, cwd=home)
+    (home / "results.json").write_text("{}")
+    assert "; up to date" in run(*command, cwd=home)
+    (home / "net.json").write_text('{"size": 28, "channels": 1, "mean": 0.5}')
+    assert "16 added" in run(*command, cwd=home)
+    folder = home / "model"
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "onnx" / "model.onnx").write_bytes(model)
+    config = {"image_processor_type": "ViTImageProcessor", "size": 28, "do_normalize": False}
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    command = ("search", "photos", "--encoder", "onnx:model,pooling=avg")
+    assert "16 added" in run(*command, cwd=home)
+    assert "; up to date" in run(*command, cwd=home)
+    os.utime(folder / "onnx" / "model.onnx", ns=(0, 0))
+    assert "16 added" in run(*command, cwd=home)
+
+
 def test_images_that_fail_are_listed(home: Path) -> None:
     (home / "photos" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     for _ in range(2):
@@ -401,6 +424,10 @@ MISTAKES: dict[str, tuple[Sequence[str], str]] = {
     "copy to a file": (
         ["photos", "query.png", "--copy-to", "list.csv"],
         "is a file; name a folder",
+    ),
+    "sheet of no format": (
+        ["photos", "query.png", "--image", "sheet.txt"],
+        "sheet.txt: a contact sheet is one of .png",
     ),
     "two of stdin": (["photos", "-", "-"], "stdin has one image"),
     "private URL": (["photos", "http://127.0.0.1:9/a.png"], "--allow-private-urls"),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+DESCRIPTIONS = (CONFIG, PREPROCESSOR, PROCESSOR, TOKENIZER, TOKENIZER_CONFIG)
+"""Names of the files that describe networks."""
 
 FOLDERS = ("onnx/", "")
 _TELLING = (

@@ -27,7 +27,7 @@ from lookalike.encoders.specs import (
 )
 from lookalike.encoders.weights import WEIGHTS_FILE
 from lookalike.errors import ArtifactError, InputError
-from lookalike.files import as_path, bare_name, read_regular, valid_text
+from lookalike.files import as_path, bare_name, read_regular
 
 _HANDCRAFTED: Mapping[str, type[HandcraftedEncoder]] = {
     c.kind: c for c in (Pixels, Pca, Hog, FineHog, Histogram)
@@ -99,18 +99,9 @@ def encoder_files(encoder: Encoder) -> dict[str, bytes]:
     }
     try:
         file_hashes(Fields(fields, f"encoder {encoder.name!r}", _UNREGISTERED))
-        return {**files, MANIFEST: manifest_bytes(_valid(fields))}
+        return {**files, MANIFEST: manifest_bytes(fields)}
     except (ArtifactError, TypeError, ValueError) as error:
         raise InputError(f"the encoder cannot be saved: {error}") from error
-
-
-def _valid(value: Any) -> Any:
-    """Return a value of JSON whose texts can be written, as names of files may be none."""
-    if isinstance(value, str):
-        return valid_text(value)
-    if isinstance(value, Mapping):
-        return {key: _valid(each) for key, each in value.items()}
-    return [_valid(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 _UNREGISTERED = (

@@ -301,6 +301,31 @@ def _split_names(text: str) -> list[str]:
     return names
 
 
+def named_files(name: str) -> list[Path]:
+    """Return the files that encoders are opened from by ``onnx:PATH`` or ``sscd:FILE``.
+
+    They are the networks and what describes them; there are none of other names.
+    """
+    return [file for part in _split_names(name) for file in _files_of(part)]
+
+
+def _files_of(name: str) -> list[Path]:
+    from lookalike.encoders.model_files import DESCRIPTIONS
+
+    prefix, _, rest = name.partition(":")
+    if f"{prefix}:" not in (ONNX_PREFIX, SSCD_PREFIX):
+        return []
+    path = Path(expand_home(split_path(rest)[0]))
+    folders = [path, path / "onnx"]
+    if not path.is_dir():
+        folders = [path.parent, *([path.parent.parent] if path.parent.name == "onnx" else [])]
+    inside = [each for folder in folders if folder.is_dir() for each in sorted(folder.iterdir())]
+    files = [each for each in inside if each.is_file()]
+    if path.is_dir():
+        return files
+    return [f for f in files if f.name.startswith(path.stem) or f.name in DESCRIPTIONS]
+
+
 def _is_path(text: str) -> bool:
     """Return whether a text names an encoder by a path that exists, and has its options."""
     prefix, _, rest = text.strip().partition(":")

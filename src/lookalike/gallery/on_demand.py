@@ -12,6 +12,8 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from lookalike.artifacts import manifest_bytes, read_manifest, write_cache
 from lookalike.config import settings
 from lookalike.documents import read_json
 from lookalike.encoders.base import Encoder
+from lookalike.encoders.registry import named_files
 from lookalike.errors import ArtifactError, BusyError, SourceError, StorageError
 from lookalike.files import as_path, check_no_link, escape_name, expand_home
 from lookalike.formatting import format_count
@@ -39,7 +42,6 @@ CACHE = "galleries"
 
 _FOLDER = "folder.json"
 _WHAT = "a cached gallery"
-_ONNX = "onnx:"
 
 _READABLE = 40
 """Characters of a folder's or an encoder's name at the start of that of its gallery."""
@@ -106,7 +108,8 @@ def index_on_demand(
         UnknownNameError: no such encoder.
         StorageError: the cache cannot be written.
         BusyError: another process indexes the folder for too long.
-        ArtifactError: the cached gallery is broken.
+        ArtifactError: the cached gallery is broken, or the encoder is no saved one.
+        InputError: the encoder is none.
     """
     path = _folder(folder)
     place = _place(path)
@@ -114,7 +117,8 @@ def index_on_demand(
         with reporting(progress) as on_progress:
             source = open_source(path, on_progress)
             gallery = _opened(place, path, source, encoder)
-            return OnDemand(gallery, _sync(gallery, source, on_progress))
+            with _advising(place):
+                return OnDemand(gallery, _sync(gallery, source, on_progress))
     except BusyError as error:
         raise BusyError(
             f"{escape_name(str(path))}: another process is indexing it; wait until that is done, "
@@ -126,6 +130,17 @@ def index_on_demand(
             f"written: {error}; set LOOKALIKE_DATA to a folder that can, or index it yourself: "
             f"lookalike index {shlex.quote(path.name)}.gallery {shlex.quote(str(path))}"
         ) from error
+
+
+@contextmanager
+def _advising(place: Path) -> Iterator[None]:
+    """Say of a cached gallery that is broken how to make it again.
+
+    Raises:
+        ArtifactError: it is broken.
+    """
+    try:
+        yield
     except ArtifactError as error:
         raise ArtifactError(f"{error}; it is only a cache: to make it again, delete {place}") from (
             error
@@ -196,17 +211,27 @@ def _opened(
     gallery = place / f"{_readable(name, key)}.gallery"
     passed = chosen if isinstance(chosen, Encoder) else None
     if not (gallery / MANIFEST).exists():
-        try:
-            Gallery.create(gallery, encoder=chosen, images=source)
-        except (ArtifactError, StorageError):
-            if not (gallery / MANIFEST).exists():  # otherwise another process created it
-                raise
+        _create(gallery, chosen, source)
         _say_first(source, name, reason)
     if reason or not (place / _FOLDER).exists():
         default = name if encoder is None else ""
         facts = {"folder": escape_name(str(path)), "encoder": default}
         write_cache(place / _FOLDER, manifest_bytes(facts))
-    return Gallery.open(gallery, encoder=passed)
+    with _advising(place):
+        return Gallery.open(gallery, encoder=passed)
+
+
+def _create(path: Path, encoder: str | Path | Encoder, source: Source) -> None:
+    """Create the gallery of a folder and an encoder, unless another process does."""
+    from lookalike.gallery.encoder_choice import choose_encoder  # loads every encoder
+
+    chosen = choose_encoder(encoder, source)
+    try:
+        with _advising(path.parent):
+            Gallery.create(path, encoder=chosen)
+    except (ArtifactError, StorageError):
+        if not (path / MANIFEST).exists():  # otherwise another process created it
+            raise
 
 
 def _say_first(source: Source, name: str, reason: str) -> None:
@@ -228,19 +253,13 @@ def _encoder_key(encoder: str | Path | Encoder) -> tuple[str, str]:
     """Return the name of an encoder, and a text that tells it from others of that name."""
     if isinstance(encoder, Encoder):
         return encoder.name, encoder.fingerprint
-    text = os.fspath(encoder)
-    if _ONNX not in text and not os.path.isdir(expand_home(text)):  # noqa: PTH112 - a name
+    text = str(encoder)
+    is_folder = os.path.isdir(expand_home(text))  # noqa: PTH112 - a name
+    files = [Path(expand_home(text))] if is_folder else named_files(text)
+    if not files:
         return text, text
-    parts = text.split("+") if _ONNX in text else [text]
-    return source_name(Path(text).name), "\n".join(map(_with_state, parts))
-
-
-def _with_state(name: str) -> str:
-    """Return the name of an encoder with the path, size and time of its file, if it has one."""
-    path, comma, options = name.removeprefix(_ONNX).partition(",")
-    path = os.path.abspath(expand_home(path))  # noqa: PTH100 - a text
-    signature = file_signature(path)
-    return f"{path} {signature}{comma}{options}" if signature else name
+    states = [f"{file.absolute()} {file_signature(file)}" for file in files]
+    return source_name(Path(text).name), "\n".join((*([] if is_folder else [text]), *states))
 
 
 def _sync(gallery: Gallery, source: Source, on_progress: ProgressCallback) -> SyncReport:
