@@ -354,6 +354,28 @@ def test_a_failed_download_is_resumed_by_the_next_one(
     assert f"bytes={len(weights) // 2}-" in ranges
 
 
+def test_a_file_that_nobody_can_tell_from_another_is_not_resumed(
+    server: HubServer, weights: bytes
+) -> None:
+    server.faults.no_tags = True
+    server.faults.cut_after, server.faults.cuts = len(weights) // 2, 1
+    assert open_encoder("sscd").dim == DIM
+    assert not any("range" in each.headers for each in server.requests)
+
+
+def test_a_broken_file_in_the_cache_leads_on(
+    server: HubServer, weights: bytes, tmp_path: Path
+) -> None:
+    server.add("a/mirror", {f"sscd/{WEIGHTS}": b"x" * len(weights)})
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match=rf"{WEIGHTS}: .*; delete it and its \.sha256"):
+            open_encoder("sscd")
+    server.add("a/mirror", {f"sscd/{WEIGHTS}": weights})
+    for name in (WEIGHTS, f"{WEIGHTS}.sha256"):
+        (tmp_path / "cache" / "sscd" / name).unlink()
+    assert open_encoder("sscd").dim == DIM
+
+
 def stop(*_: object) -> None:
     raise FetchError("stopped")
 

@@ -309,8 +309,14 @@ def open_sscd(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
     else:
         path, data = fetch_weights()
         source, weights_license = f"{RELEASE}{path.name}", LICENSE
-    state = read_state(data, name=str(path))
-    model = sscd_network(state, name=str(path))
+    try:
+        model = sscd_network(read_state(data, name=str(path)), name=str(path))
+    except ArtifactError as error:
+        if name != SSCD:
+            raise
+        raise ArtifactError(
+            f"{error}; delete it and its .sha256, and it is fetched again"
+        ) from error
     origin = {
         "source": source,
         "license": weights_license,

@@ -177,6 +177,8 @@ class Transfer(ABC):
         Raises:
             _TransientError: the connection was cut, or the server is busy.
         """
+        if not (partial.tag or partial.target.has_sum):
+            partial.restart()  # what came before may be of another file, which nobody could tell
         offset = partial.size
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         if offset and partial.tag:
