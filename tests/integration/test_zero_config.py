@@ -403,7 +403,7 @@ MISTAKES: dict[str, tuple[Sequence[str], str]] = {
     "empty query": (["photos", ""], "'': there is no such file"),
     "blank query": (["photos", "  "], "'  ': there is no such file"),
     "long query": (["photos", "a/" * 3000], "…"),
-    "signs": (["photos", "😀", "--encoder", "color"], "--text 😀 has no word to search for"),
+    "signs": (["photos", "😀", "--encoder", "color"], "--text '😀' has no word to search for"),
     "no words": (["photos", "--text", "", "--encoder", "color"], "--text '' has no word to"),
     "empty queries": (["photos", "empty"], "empty: the folder has no image files"),
     "gallery as a query": (["photos", "p.gallery"], "p.gallery: is a gallery, no query"),

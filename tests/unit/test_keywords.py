@@ -18,6 +18,7 @@ from lookalike.search.keywords import (
     keyword_index,
     keywords_of_text,
     names_of_rows,
+    with_text,
 )
 from lookalike.sources import open_source
 from lookalike.stores.base import Rows
@@ -320,6 +321,12 @@ def test_texts_are_searched_without_their_stop_words() -> None:
     )
     assert keywords_of_text("the") == "the"
     assert len(keywords_of_text(" ".join(map(str, range(99)))).split()) == 50
+    assert with_text("a", None) == with_text(None, "a") == with_text("", "a") == "a"
+    assert with_text('"red car" b', "c d") == '"red car" b c d'
+    words = keywords_of_text(" ".join(map(str, range(99))))
+    assert with_text("a b", words).split() == ["a", "b", *words.split()[:48]]
+    assert len(with_text("a" * 1990, "b" * 9 + " c")) == 2000
+    assert with_text("a" * 1991, "b" * 9 + " c") == "a" * 1991
     for text in ("", " \t", "?!", '""'):
         with pytest.raises(InputError, match=r"text=.* has no word to search for"):
             keywords_of_text(text)

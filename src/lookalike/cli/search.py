@@ -529,6 +529,10 @@ class _Outputs:
         self, results: Iterable[Result], searched: _Searched, count: int, inputs: Sequence[str]
     ) -> None:
         """Print results as they come; draw and open afterwards what is of all of them."""
+        if self.image is not None:
+            from lookalike.search.contact_sheet import sheet_format
+
+            sheet_format(self.image)  # before the work
         for path in (self.image, self.matches):
             check_output(path, force=self.force, gallery=searched.gallery, inputs=inputs)
         if searched.summary:

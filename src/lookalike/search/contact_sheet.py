@@ -120,10 +120,20 @@ class ContactSheet:
             StorageError: it could not be written.
         """
         path = as_path(path, "path")
-        if path.suffix.lower() not in _FORMATS:
-            names = ", ".join(suffix for suffix in _FORMATS if suffix)
-            raise SettingError(f"{path}: a contact sheet is one of {names}")
-        write_atomically(path, self.encode(_FORMATS[path.suffix.lower()]))
+        write_atomically(path, self.encode(sheet_format(path)))
+
+
+def sheet_format(path: Path) -> str:
+    """Return the format of a sheet's file, by its suffix, as Pillow calls it.
+
+    Raises:
+        SettingError: there is none.
+    """
+    name = _FORMATS.get(path.suffix.lower())
+    if name is None:
+        names = ", ".join(suffix for suffix in _FORMATS if suffix)
+        raise SettingError(f"{path}: a contact sheet is one of {names}")
+    return name
 
 
 def contact_sheet(

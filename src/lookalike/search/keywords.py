@@ -313,6 +313,21 @@ def keywords_of_text(text: str) -> str:
     return " ".join(list(dict.fromkeys(telling or words))[:_MAX_WORDS])[:MAX_CHARACTERS]
 
 
+def with_text(keywords: str | None, text: str | None) -> str:
+    """Return keywords with those of a text, as many as may be searched for at once.
+
+    Args:
+        keywords: that were passed as such.
+        text: the words of a text, as of :func:`keywords_of_text`.
+    """
+    if not keywords or not text:
+        return keywords or text or ""
+    words = text.split()[: max(0, _MAX_WORDS - len(_terms(keywords)))]
+    while words and len(keywords) + sum(len(word) + 1 for word in words) > MAX_CHARACTERS:
+        words.pop()
+    return " ".join([keywords, *words])
+
+
 def fuse_rankings(by_image: Sequence[str], by_text: Sequence[tuple[str, float]]) -> list[str]:
     """Return ids ordered by reciprocal rank fusion: the sum of 1 / (60 + rank) in both rankings.
 

@@ -24,7 +24,7 @@ from lookalike.formatting import shorten
 from lookalike.images import local_features
 from lookalike.search import rerank
 from lookalike.search.hits import Hits, ImageReader, RankedBy
-from lookalike.search.keywords import fuse_rankings, keyword_index, names_of_rows
+from lookalike.search.keywords import fuse_rankings, keyword_index, names_of_rows, with_text
 from lookalike.search.query import QueryVectors
 from lookalike.search.request import SearchRequest
 from lookalike.stores.base import MAX_K, RowReader
@@ -158,8 +158,7 @@ class _Search:
     def run(self, timer: StageTimer) -> Hits:
         """Return the hits."""
         request = self.request
-        texts = (request.keywords, self.query.keywords)
-        keywords = " ".join(each for each in texts if each is not None)
+        keywords = with_text(request.keywords, self.query.keywords)
         self.depth = request.k
         if request.rerankings or keywords:
             self.depth = max(request.k, rerank.DEPTH)
