@@ -57,7 +57,12 @@ class LookalikeError(Exception):
         return re.sub(r"\{(\w+)\}", replacement, self._message)
 
     def __str__(self) -> str:
-        return self.format_message(lambda name, value: name if value is None else f"{name}={value}")
+        def write(name: str, value: object) -> str:
+            if value is None:
+                return name
+            return f"{name}={value if str(value).strip() else repr(value)}"
+
+        return self.format_message(write)
 
     def __reduce__(self) -> tuple[object, ...]:
         return Exception.__new__, (type(self),), self.__dict__ | {"args": self.args}
