@@ -371,6 +371,12 @@ def test_errors_are_shown(tab: Open, tmp_path: Path, colors: Path) -> None:
     broken.write_bytes((colors / "red" / "1.png").read_bytes()[:200])
     page.set_input_files("#file", broken)
     page.wait_for_selector("[role=alert] >> text=Invalid image")
+    heic = tmp_path / "IMG_1.heic"
+    heic.write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    page.set_input_files("#file", heic)
+    page.wait_for_selector("#query-caption >> text=IMG_1.heic")
+    page.wait_for_selector("#history span >> text=IMG_1.heic")
+    assert page.inner_text("#query-frame") == "No preview in this browser"
     large = tmp_path / "large.png"
     large.write_bytes(b"\x89PNG" + bytes(20_000_000))
     page.set_input_files("#file", large)

@@ -258,7 +258,7 @@ def test_a_query_that_is_no_file_may_be_meant_as_an_id_or_a_text(
     with pytest.raises(MissingRowError, match=f"did you mean {row!r}"):
         gallery[row.partition(":")[2]]
     for query in (row, "a red cat"):
-        with pytest.raises(ImageError, match="for the id of a row use id, for a text text"):
+        with pytest.raises(ImageError, match="to search by a row use id, by words text"):
             gallery.search(query)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")

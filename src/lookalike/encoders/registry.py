@@ -447,8 +447,9 @@ def open_encoder(
     ``hog`` or ``pca``, needs images of it; at most as many as it needs are read, evenly spaced.
 
     Args:
-        name: as for :func:`find_encoder_spec`, such as ``efficientnet-lite0``, ``hog-fine+color``
-            or ``pixels,whiten=16``; or the folder of a saved encoder. An encoder is returned as is.
+        name: as for :func:`find_encoder_spec`, such as ``efficientnet-lite0``, ``clip-b32``,
+            ``hub:OWNER/NAME``, ``onnx:my.onnx``, ``hog-fine+color`` or ``pixels,whiten=16``; or the
+            folder of a saved encoder. An encoder is returned as is.
         images: a folder or whatever else :func:`lookalike.open_source` opens, a source, or images
             in any of the forms of :meth:`Encoder.encode`.
         allow_urls: fetch URLs among ``images``.
@@ -461,6 +462,8 @@ def open_encoder(
         InputError: ``name`` is no name, ``images`` are needed, are no images, or are too few.
         SourceError: no image can be decoded; the message has the first reason.
         ArtifactError: the folder is no saved encoder, or broken.
+        FetchError: weights cannot be downloaded.
+        MissingDependencyError: a package of an extra is needed, such as torch.
     """
     if isinstance(name, Encoder):
         return name

@@ -144,6 +144,6 @@ def _query_image(image: QueryImage, full_size: bool) -> ImageArray:
         return image.image(full_size=full_size)
     except ImageError as error:
         if image.item_id is None and isinstance(error.__cause__, FileNotFoundError):
-            hint = "for the id of a row use {id}, for a text {text}"
+            hint = "to search by a row use {id}, by words {text}"
             raise ImageError(f"{error}; {hint}", id=None, text=None) from error
         raise

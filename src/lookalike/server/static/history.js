@@ -52,6 +52,7 @@ function entryButton(entry) {
     const image = element("img", { alt: "" });
     image.src = URL.createObjectURL(entry.blob);
     image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+    image.addEventListener("error", () => image.replaceWith(element("span", {}, name.slice(0, 24))), { once: true });
     button.append(image);
   } else if (entry.kind === "id") {
     const src = `${itemURL(entry.gallery, "/thumbnail", entry.value)}&size=64`;

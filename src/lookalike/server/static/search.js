@@ -149,7 +149,7 @@ async function showQuery() {
     cropBox.enable(frame, image);
   } catch {
     cropBox.disable();
-    frame.replaceChildren(query.kind === "image" ? "This browser cannot display the image, but it can be searched." : "Image not available");
+    frame.replaceChildren(query.kind === "image" ? "No preview in this browser" : "Image not available");
   }
 }
 
