@@ -636,6 +636,15 @@ def test_photographs_that_are_not_read_are_said_each_time(
     )
 
 
+def test_a_table_says_what_orders_it(home: Path) -> None:
+    fused = run("photos", "query.png", "--keywords", "blue", cwd=home).splitlines()
+    assert fused[0] == "query.png: 7 results, cosine and keywords"
+    reranked = run("photos", "query.png", "-k", "16", "--rerank", "k-reciprocal", cwd=home)
+    distances = [float(line.split()[1]) for line in reranked.splitlines()[3:]]
+    assert distances != sorted(distances)
+    assert reranked.splitlines()[0] == "query.png: 16 results, cosine, re-ranked"
+
+
 def test_words_without_quotes(home: Path) -> None:
     done = lookalike("photos", "red", "blue", cwd=home)
     assert 'note: each word is a query of its own; one query: "red blue"' in done.stderr

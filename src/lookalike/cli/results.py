@@ -104,7 +104,7 @@ class Table:
         ]
         count = format_count(len(hits), "result")
         query = shorten(self._paths.shown(hits.query), _TITLE_CHARACTERS)
-        title = f"{query}: {count}, {hits.measure}"
+        title = f"{query}: {count}, {_order(hits)}"
         if not rows:
             console.print_lines(title)
             return
@@ -115,6 +115,14 @@ class Table:
             first = [] if hits.uri is None or is_url(hits.uri) else [hits.query_image()]
             local = tuple(hit for hit in hits[:_SHOWN] if not is_url(hit.uri))  # may take long
             print_images([*first, *replace(hits, rows=local).images()], self._protocol)
+
+
+def _order(hits: Hits) -> str:
+    """Return what hits are ordered by; distances may be in another order than the ranks."""
+    if hits.ranked_by == "embedding+keywords":
+        return f"{hits.measure} and keywords"
+    distances = [hit.distance for hit in hits]
+    return hits.measure if distances == sorted(distances) else f"{hits.measure}, re-ranked"
 
 
 class JsonLines:

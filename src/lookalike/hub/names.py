@@ -12,7 +12,7 @@ _PART = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]{0,198}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ADDRESS = re.compile(r"(?:https?:)?//[^/]+/([^/?#]+/[^/?#]+)(?:/.*)?", re.DOTALL)
-_EXAMPLE = "hub:openai/clip-vit-base-patch32"
+_EXAMPLE = "hub:Xenova/clip-vit-base-patch32"
 _LONGEST_PATH = 1000
 
 
