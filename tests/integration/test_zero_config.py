@@ -389,6 +389,10 @@ MISTAKES: dict[str, tuple[Sequence[str], str]] = {
         "no such command or folder pictures; to search a folder of images: lookalike FOLDER QUERY",
     ),
     "no near command": (["chords"], "no such command or folder chords; to search a folder"),
+    "option before the folder": (
+        ["-k", "3", "photos", "query.png"],
+        "no such option -k; options follow the command or folder",
+    ),
     "typo of a command": (["serach"], "no such command or folder serach; did you mean search?"),
     "no such folder": (["search", "nowhere", "query.png"], "nowhere"),
     "a file for results": (
@@ -616,6 +620,8 @@ def test_copies_do_not_become_results_by_mistake(home: Path) -> None:
         assert f"{folder}: is in the folder that is searched" in done.stderr
         assert "--force" in done.stderr
         assert done.stdout == ""
+    done = lookalike(".", "query.png", "--image", "hits.png", cwd=home)
+    assert "hits.png: is in the folder that is searched" in done.stderr
     assert state(home) == before
     run("photos", "query.png", "-k", "2", "--copy-to", "photos/similar", "--force", cwd=home)
     assert len(list((home / "photos" / "similar").iterdir())) == 2

@@ -163,7 +163,8 @@ def _usage_problem(error: typer.TyperException, ctx: typer.Context | None) -> st
     if kind == "NoSuchOption":
         option: str = error.option_name  # type: ignore[attr-defined]
         names = [] if ctx is None else _option_names(ctx.command.get_params(ctx))
-        return f"no such option {option}{_hint(option, names)}"
+        place = "" if ctx is None or ctx.parent else "; options follow the command or folder"
+        return f"no such option {option}{_hint(option, names) or place}"
     if kind == "MissingParameter" and param is not None:
         return f"missing {param.param_type_name} {_name(param)}{_folder_hint(ctx)}"
     if kind == "BadParameter" and param is not None:

@@ -69,9 +69,18 @@ class Paths:
             return path
         return os.path.join(self.typed, path[len(self.root) + 1 :])  # noqa: PTH118 - a text
 
-    def has(self, path: Path) -> bool:
-        """Return whether a path is the folder that is searched, or in it."""
-        return self.root is not None and path.expanduser().resolve().is_relative_to(self.root)
+    def check_outside(self, path: Path) -> None:
+        """Check that images are not written into the folder that is searched.
+
+        Raises:
+            SettingError: they would be.
+        """
+        if self.root is not None and path.resolve().is_relative_to(self.root):
+            raise SettingError(
+                f"{escape_name(str(path))}: is in the folder that is searched, and would be a "
+                "result of the next search; name a place outside, or use {force}",
+                force=True,
+            )
 
     def shown(self, uri: str) -> str:
         """Return the location of an image as valid text."""
@@ -225,12 +234,8 @@ class Collector:
         self._several = several
         if self._folder.exists() and not self._folder.is_dir():
             raise SettingError(f"{escape_name(str(self._folder))}: is a file; name a folder")
-        if not self._force and self._paths.has(self._folder):
-            raise SettingError(
-                f"{escape_name(str(self._folder))}: is in the folder that is searched, so that the "
-                "files would be results of the next search; name another folder, or use {force}",
-                force=True,
-            )
+        if not self._force:
+            self._paths.check_outside(self._folder)
         self._make(self._folder)
 
     def write(self, result: Result) -> None:

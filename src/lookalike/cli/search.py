@@ -232,7 +232,6 @@ def command(
         console.note(f'note: each word is a query of its own; one query: "{printable(whole)}"')
     try:
         searched = searched or _open_folder(gallery, encoder)
-        console.note_not_taken(searched.skipped)
         if not (query or others):
             _introduce(searched)
             _finish(searched.failures, [])
@@ -360,6 +359,7 @@ def _introduce(searched: _Searched) -> None:
     typed = printable(searched.typed)
     encoder = searched.gallery.info()["encoder"]
     print(f"{typed}: {format_count(rows, 'image')}, encoder {encoder}; {state}")
+    console.note_not_taken(searched.skipped)
     folder = shlex.quote(searched.typed)
     example = next(iter(searched.gallery.store.sample(1).records()), None)
     file = None if example is None else searched.paths.file(example.uri)
@@ -535,8 +535,11 @@ class _Outputs:
             sheet_format(self.image)  # before the work
         for path in (self.image, self.matches):
             check_output(path, force=self.force, gallery=searched.gallery, inputs=inputs)
+            if path is not None and not self.force:
+                searched.paths.check_outside(path)
         if searched.summary:
             console.note(f"{searched.typed}: {searched.summary}")
+        console.note_not_taken(searched.skipped)
         output = self.new_format(searched.paths)
         collector = self.new_collector and self.new_collector(searched.paths)
         if collector is not None:
