@@ -533,12 +533,9 @@ class _Outputs:
             from lookalike.search.contact_sheet import sheet_format
 
             sheet_format(self.image)  # before the work
-        for path in (self.image, self.matches):
-            check_output(path, force=self.force, gallery=searched.gallery, inputs=inputs)
-            if path is not None and not self.force:
-                searched.paths.check_outside(path)
+        self._check_files(searched, inputs)
         if searched.summary:
-            console.note(f"{searched.typed}: {searched.summary}")
+            console.note(f"{printable(searched.typed)}: {searched.summary}")
         console.note_not_taken(searched.skipped)
         output = self.new_format(searched.paths)
         collector = self.new_collector and self.new_collector(searched.paths)
@@ -559,6 +556,13 @@ class _Outputs:
             self.failed = not collector.is_complete
         if kept:
             self._draw(kept, searched.gallery)
+
+    def _check_files(self, searched: _Searched, inputs: Sequence[str]) -> None:
+        """Check that no image is written over an input, or among those that are searched."""
+        for path in (self.image, self.matches):
+            check_output(path, force=self.force, gallery=searched.gallery, inputs=inputs)
+            if path is not None and not self.force:
+                searched.paths.check_outside(path)
 
     def _say(self, note: str | None, searched: _Searched) -> None:
         """Say what a person should know about results, once for all of them."""
