@@ -127,9 +127,8 @@ def _folder(text: str) -> Path:
 def _hub_endpoint() -> str:
     endpoint = (os.environ.get("HF_ENDPOINT") or HUB).strip().rstrip("/")
     shown = without_url_secrets(endpoint)
-    if not re.fullmatch(r"https?://[A-Za-z0-9._\[\]:-]+(/[!-~]*)?", endpoint) or (
-        set("?#@\\") & set(endpoint)
-    ):
+    host = r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+    if not re.fullmatch(rf"https?://{host}(/[!-~]*)?", endpoint) or set("?#@\\") & set(endpoint):
         raise SettingError(
             f"HF_ENDPOINT={shown!r}: must be an address such as {HUB}, without user and query"
         )

@@ -305,6 +305,8 @@ def test_where_the_token_is_from(
         "https://hub.example/?key=secret",
         "https://hub example",
         "http://",
+        "http://[::1",
+        "http://hub.example:1:2",
         "https://hub.example/\r\nX: y",
     ],
 )
@@ -315,6 +317,15 @@ def test_an_endpoint_that_is_no_address_is_refused_without_its_secrets(
     with pytest.raises(SettingError, match="HF_ENDPOINT") as caught:
         hub_settings()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("endpoint", ["http://hub.example:99999", "http://[1.2.3]"])
+def test_an_endpoint_without_a_host_or_port_is_named(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(FetchError, match=r"hub:owner/model: no address .*; check HF_ENDPOINT"):
+        open_model("owner/model")
 
 
 def test_a_token_that_would_add_headers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -363,6 +363,16 @@ def test_a_file_that_nobody_can_tell_from_another_is_not_resumed(
     assert not any("range" in each.headers for each in server.requests)
 
 
+@pytest.mark.parametrize("mirror", ["http://[::1", "http://a:b@127.0.0.1:1", "/tmp", "file:///x"])
+def test_a_mirror_that_is_no_address_is_named(
+    mirror: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
+    monkeypatch.setenv("LOOKALIKE_MIRROR", mirror)
+    with pytest.raises(FetchError, match=r"no address that .*check LOOKALIKE_MIRROR\. Try"):
+        open_encoder("sscd")
+
+
 def test_a_broken_file_in_the_cache_leads_on(
     server: HubServer, weights: bytes, tmp_path: Path
 ) -> None:

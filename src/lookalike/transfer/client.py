@@ -92,6 +92,9 @@ class Transfer(ABC):
         name: what is fetched, for messages.
         address: its origin (scheme, host and port) is sent the token, and no other.
         token: for the server, None if there is none.
+
+    Raises:
+        FetchError: the address is none of http or https, or has a user.
     """
 
     setting = ""
@@ -102,6 +105,10 @@ class Transfer(ABC):
 
     def __init__(self, name: str, address: str, token: str | None = None) -> None:
         self.name = name
+        if not _is_address(address):
+            raise FetchError(
+                f"{name}: no address that files are fetched from; check {self.setting}"
+            )
         self._origin = _origin(address)
         self._token = token
         self._opener = urllib.request.OpenerDirector()
@@ -353,15 +360,13 @@ class Transfer(ABC):
         location = quote(headers.get("Location", ""), safe=string.punctuation)
         try:
             target = urljoin(url, location)
-            parts = urlsplit(target)
-            allowed = parts.scheme in _PORTS and bool(parts.hostname) and "@" not in parts.netloc
-            origin = _origin(target) if allowed else None
         except ValueError:
-            origin = None
-        if not location or origin is None:
+            target = ""
+        if not location or not _is_address(target):
             shown = without_url_secrets(shorten(printable(location)))
             raise FetchError(f"{self.name}: {host_of(url)} redirects to {shown!r}, no address")
-        if urlsplit(url).scheme == "https" and origin[0] == "http" and not _is_loopback(origin[1]):
+        scheme, host, _ = _origin(target)
+        if urlsplit(url).scheme == "https" and scheme == "http" and not _is_loopback(host):
             raise FetchError(
                 f"{self.name}: {host_of(url)} redirects to {host_of(target)} without encryption, "
                 "which is refused"
@@ -385,6 +390,15 @@ def _origin(url: str) -> tuple[str, str, int]:
     """
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
+
+
+def _is_address(text: str) -> bool:
+    """Return whether a text is a URL that files may be fetched from."""
+    try:
+        scheme, host, _ = _origin(text)
+        return scheme in _PORTS and bool(host) and "@" not in urlsplit(text).netloc
+    except ValueError:
+        return False
 
 
 def host_of(url: str) -> str:
