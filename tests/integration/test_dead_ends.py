@@ -116,6 +116,9 @@ MISTAKES = {
     "index query.png": "lookalike search FOLDER query.png",
     "index my.encoder": WITH_ENCODER,
     "index empty": "lookalike doctor",
+    "index ''": "'': not a gallery (there is no such folder)",
+    "search '' query.png": "'': not a gallery (there is no such folder)",
+    "info dataset:digits/test": "lookalike index digits.gallery dataset:digits/test",
     "index none.gallery": "lookalike index none.gallery SOURCE",
     "index photos.gallery --exclude a": "--exclude needs SOURCE",
     "index photos.gallery --encoder hog": "--encoder needs SOURCE",
@@ -234,6 +237,10 @@ def test_folders_of_images_are_explored_and_named(home: Path) -> None:
     assert kind_of_path(home / "my.encoder") is PathKind.ENCODER
     assert gallery_name("a/b/photos/") == "photos.gallery"
     assert gallery_name("x.gallery") == "x.gallery"
+    (home / "images.gallery").mkdir(exist_ok=True)
+    assert gallery_name(home / "images.gallery") == "images-2.gallery"
+    assert gallery_name("a\n\udcffb") == "a--b.gallery"
+    assert gallery_name("dataset:digits/test") == "digits.gallery"
     assert gallery_name(home / "list.csv") == "list.gallery"
 
 

@@ -529,10 +529,6 @@ class _Outputs:
         self, results: Iterable[Result], searched: _Searched, count: int, inputs: Sequence[str]
     ) -> None:
         """Print results as they come; draw and open afterwards what is of all of them."""
-        if self.image is not None:
-            from lookalike.search.contact_sheet import sheet_format
-
-            sheet_format(self.image)  # before the work
         self._check_files(searched, inputs)
         if searched.summary:
             console.note(f"{printable(searched.typed)}: {searched.summary}")
@@ -558,7 +554,11 @@ class _Outputs:
             self._draw(kept, searched.gallery)
 
     def _check_files(self, searched: _Searched, inputs: Sequence[str]) -> None:
-        """Check that no image is written over an input, or among those that are searched."""
+        """Check formats, and that no input is overwritten and nothing added to what is searched."""
+        if self.image is not None:
+            from lookalike.search.contact_sheet import sheet_format
+
+            sheet_format(self.image)
         for path in (self.image, self.matches):
             check_output(path, force=self.force, gallery=searched.gallery, inputs=inputs)
             if path is not None and not self.force:

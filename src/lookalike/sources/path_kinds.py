@@ -14,6 +14,7 @@ from lookalike.errors import ArtifactError, SourceError
 from lookalike.files import escape_name, expand_home
 from lookalike.images import idx
 from lookalike.images.formats import format_of_suffix
+from lookalike.sources.arrays import DATASET_PREFIX
 from lookalike.sources.shards import TAR
 from lookalike.sources.tables import SUFFIXES as TABLES
 
@@ -43,10 +44,13 @@ class PathKind(Enum):
 
 
 def kind_of_path(path: str | Path) -> PathKind:
-    """Return what a path leads to; files are told by their suffix."""
+    """Return what a path leads to; files are told by their suffix, data sets by their prefix."""
+    if not str(path):
+        return PathKind.MISSING
     path = Path(expand_home(path))
     if not os.path.lexists(path):
-        return PathKind.MISSING
+        is_set = str(path).startswith(DATASET_PREFIX)
+        return PathKind.SOURCE if is_set else PathKind.MISSING
     if path.is_dir():
         if (path / GALLERY_MANIFEST).exists():
             return PathKind.GALLERY
@@ -62,8 +66,9 @@ def kind_of_path(path: str | Path) -> PathKind:
 
 def no_gallery_error(path: str | Path) -> ArtifactError:
     """Return the error that a path is no gallery: what it is, and the command that leads on."""
-    typed = escape_name(str(path))
+    typed = escape_name(str(path)) or "''"
     quoted = shlex.quote(typed)
+    without = f"; or search without: lookalike search {quoted} QUERY"
     what, advice = {
         PathKind.MISSING: (
             "not a gallery (there is no such folder)",
@@ -75,8 +80,8 @@ def no_gallery_error(path: str | Path) -> ArtifactError:
         ),
         PathKind.IMAGES: (
             "is a folder of images, not a gallery",
-            f"{_existing_gallery(path)}create one: lookalike index {_gallery_name(path)} {quoted}; "
-            f"or search without: lookalike search {quoted} QUERY",
+            f"{_existing_gallery(path)}create one: lookalike index {_gallery_name(path)} {quoted}"
+            f"{'' if typed.endswith(_SUFFIX) else without}",
         ),
         PathKind.IMAGE: (
             "is an image, not a gallery",
@@ -120,12 +125,21 @@ def check_source(path: Path) -> None:
 
 
 def gallery_name(path: str | Path) -> str:
-    """Return what the gallery of a folder or file is called by default: ``photos.gallery``."""
+    """Return what the gallery of a folder, file or data set is called by default.
+
+    That is ``photos.gallery`` of a folder ``photos``, without characters that no gallery's path can
+    have; the gallery of a folder that is called like one has another name.
+    """
     path = Path(expand_home(path))
     name = path.name if path.name not in ("", "..") else path.resolve().name
-    if path.is_file():
+    if str(path).startswith(DATASET_PREFIX):
+        name = str(path).removeprefix(DATASET_PREFIX).partition("/")[0]
+    elif path.is_file():
         name = name.partition(".")[0] or name
-    return f"{(name or 'photos').removesuffix(_SUFFIX)}{_SUFFIX}"
+    name = "".join(each if each.isprintable() else "-" for each in name) or "photos"
+    stem = name.removesuffix(_SUFFIX)
+    is_taken = stem != name and path.is_dir() and not (path / GALLERY_MANIFEST).exists()
+    return f"{stem}{'-2' if is_taken else ''}{_SUFFIX}"
 
 
 def _existing_gallery(path: str | Path) -> str:
