@@ -433,6 +433,8 @@ MISTAKES: dict[str, tuple[Sequence[str], str]] = {
         ["photos", "query.png", "--image", "sheet.txt"],
         "sheet.txt: a contact sheet is one of .png",
     ),
+    "no query to list": (["photos", "--csv"], "no query: pass an image, --text"),
+    "no query to copy": (["photos", "--copy-to", "out"], "no query: pass an image, --text"),
     "two of stdin": (["photos", "-", "-"], "stdin has one image"),
     "private URL": (["photos", "http://127.0.0.1:9/a.png"], "--allow-private-urls"),
     "folder like a command": (

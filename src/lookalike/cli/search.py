@@ -200,6 +200,7 @@ def command(
         open_sheet,
         matches,
         force,
+        is_wanted=any((paths, null, as_csv, as_json, image, open_sheet, copy_to, link_to, matches)),
     )
     options: dict[str, Any] = {
         "k": k,
@@ -217,9 +218,9 @@ def command(
     is_combined = bool(like or unlike)
     others = any((ids, text, is_combined, keywords is not None))
     is_folder = _is_folder(gallery, query or ())
-    searched = (
-        None if is_folder else _open_gallery(gallery, encoder, is_query=bool(query) or others)
-    )
+    if not (query or others) and (outputs.is_wanted or not is_folder):
+        raise _no_query(gallery)
+    searched = None if is_folder else _open_gallery(gallery, encoder)
     queries = read_queries(
         [] if is_combined else query or [],
         folder=gallery,
@@ -327,14 +328,13 @@ def _open_folder(path: str, encoder: str | None) -> _Searched:
     return _Searched(path, indexed.gallery.snapshot(), paths, report.failed, summary, skipped)
 
 
-def _open_gallery(path: str, encoder: str | None, *, is_query: bool) -> _Searched:
+def _open_gallery(path: str, encoder: str | None) -> _Searched:
     """Open a gallery.
 
     Raises:
         SettingError: an encoder is chosen, and the gallery has another one.
-        InputError: there is nothing to search for.
     """
-    from lookalike.errors import InputError, SettingError
+    from lookalike.errors import SettingError
     from lookalike.gallery.gallery import Gallery
 
     gallery = Gallery.open(path).snapshot()
@@ -344,12 +344,17 @@ def _open_gallery(path: str, encoder: str | None, *, is_query: bool) -> _Searche
             f"{gallery.encoder.name!r}",
             encoder=encoder,
         )
-    if not is_query:
-        raise InputError(
-            "no query: pass an image, --text, --like, --keywords or --id, as in "
-            f"lookalike search {shlex.quote(path)} query.jpg"
-        )
     return _Searched(path, gallery, Paths())
+
+
+def _no_query(path: str) -> InputError:
+    """Return the error that there is nothing to search for."""
+    from lookalike.errors import InputError
+
+    return InputError(
+        "no query: pass an image, --text, --like, --keywords or --id, as in "
+        f"lookalike search {shlex.quote(path)} query.jpg"
+    )
 
 
 def _introduce(searched: _Searched) -> None:
@@ -512,6 +517,7 @@ class _Outputs:
         open_sheet: open the contact sheet.
         matches: drawing of matching points to save.
         force: overwrite what is an input.
+        is_wanted: one was chosen.
     """
 
     new_format: Callable[[Paths], Output]
@@ -520,6 +526,7 @@ class _Outputs:
     open_sheet: bool
     matches: Path | None
     force: bool
+    is_wanted: bool
     count: int = field(default=0, init=False)
     rows: int = field(default=0, init=False)
     failed: bool = field(default=False, init=False)
