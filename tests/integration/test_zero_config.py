@@ -374,6 +374,7 @@ def test_an_encoder_that_is_none_costs_no_cached_gallery(home: Path, cache: Path
 MISTAKES: dict[str, tuple[Sequence[str], str]] = {
     "missing file": (["photos", "missing.jpg"], "missing.jpg: there is no such file"),
     "missing file below": (["photos", "a/missing"], "a/missing: there is no such file"),
+    "no such page": (["photos", "query.png#7"], "has 1 page; there is no page 7, counted from 1"),
     "inside the folder": (["photos", "red/1.png"], "did you mean photos/red/1.png?"),
     "swapped": (
         ["search", "query.png", "photos"],
@@ -435,6 +436,11 @@ MISTAKES: dict[str, tuple[Sequence[str], str]] = {
     ),
     "no query to list": (["photos", "--csv"], "no query: pass an image, --text"),
     "no query to copy": (["photos", "--copy-to", "out"], "no query: pass an image, --text"),
+    "no query to filter": (["photos", "--where", "label = 'red'"], "no query: pass an image"),
+    "files of a folder of images": (
+        ["doctor", "photos"],
+        "photos: is a folder of images, not a gallery",
+    ),
     "two of stdin": (["photos", "-", "-"], "stdin has one image"),
     "private URL": (["photos", "http://127.0.0.1:9/a.png"], "--allow-private-urls"),
     "folder like a command": (

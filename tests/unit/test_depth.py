@@ -302,9 +302,9 @@ def test_pages_and_frames_are_counted_and_read_by_number(kind: str, note: str) -
         assert decoded.pages == 3
         assert decoded.notes == ((note,) if number == 0 else ())
     for number in (3, -1):
-        with pytest.raises(ImageError, match=f"a: has 3 pages, .* no page {number}"):
+        with pytest.raises(ImageError, match=f"^a: has 3 pages; there is no page {number + 1},"):
             decode(data, name="a", page=number)
-    with pytest.raises(ImageError, match="has 1 page, "):
+    with pytest.raises(ImageError, match="has 1 page; "):
         decode(encode(PAGES[0], "JPEG"), page=1)
 
 

@@ -147,8 +147,8 @@ def select_page(pages: tuple[int, ...], request: Request) -> int:
     """
     if not 0 <= request.page < len(pages):
         raise RefusedError(
-            f"has {format_count(len(pages), 'page')}, counted from 0; there is no page "
-            f"{request.page}"
+            f"has {format_count(len(pages), 'page')}; there is no page {request.page + 1}, counted "
+            "from 1"
         )
     return pages[request.page]
 
