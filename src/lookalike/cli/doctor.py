@@ -48,9 +48,12 @@ def command(
     optional part that is broken is marked, too.
     """
     from lookalike.diagnostics import check_gallery, run_checks
+    from lookalike.sources.path_kinds import PathKind, kind_of_path, no_gallery_error
 
     if repair and gallery is None:
         raise SettingError("{repair} needs a gallery", repair=None)
+    if gallery is not None and kind_of_path(gallery) is PathKind.IMAGES:
+        raise no_gallery_error(gallery)
     checks = []
     for check in run_checks() if gallery is None else check_gallery(gallery, repair=repair):
         checks.append(check)

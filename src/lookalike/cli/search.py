@@ -218,7 +218,7 @@ def command(
     is_combined = bool(like or unlike)
     others = any((ids, text, is_combined, keywords is not None))
     is_folder = _is_folder(gallery, query or ())
-    if not (query or others) and (outputs.is_wanted or not is_folder):
+    if not (query or others) and (outputs.is_wanted or where is not None or not is_folder):
         raise _no_query(gallery)
     searched = None if is_folder else _open_gallery(gallery, encoder)
     queries = read_queries(
