@@ -117,6 +117,28 @@ def test_scale_and_bias_are_those_of_the_model_where_it_has_them(hub_model: HubM
     assert scales["siglip"] is scales["jina"] is None
 
 
+def test_logits_that_are_no_numbers_have_no_scale(hub_model: HubModels, tmp_path: Path) -> None:
+    shutil.copytree(hub_model("clip-combined")[0], tmp_path / "m")
+    path = tmp_path / "m" / "onnx" / "model.onnx"
+    model = onnx.load(path)
+    node = next(n for n in model.graph.node if "logits_per_image" in n.output)
+    node.output[list(node.output).index("logits_per_image")] = "finite"
+    nan = numpy_helper.from_array(np.array(np.nan, np.float32), "nan")
+    model.graph.initializer.append(nan)
+    model.graph.node.append(helper.make_node("Mul", ["finite", "nan"], ["logits_per_image"]))
+    path.write_bytes(model.SerializeToString())
+    encoder = text_encoder(open_encoder(f"onnx:{tmp_path / 'm'}"))
+    assert encoder.logits is None
+    assert np.isfinite(encoder.encode_batch(IMAGES)).all()
+
+
+def test_a_name_in_a_network_that_is_no_text_is_told(tmp_path: Path) -> None:
+    model = own_model("rows", inputs={"x": ("batch_n", 3, 4, 4)})
+    name = own_file(tmp_path, model.replace(b"batch_n", b"batch_\xff"))
+    with pytest.raises(ArtifactError, match=r"net.*cannot load the model.*utf-8"):
+        open_encoder(name).encode_batch(IMAGES)
+
+
 def test_a_file_in_such_a_folder_finds_what_describes_it(
     hub_model: HubModels, tmp_path: Path
 ) -> None:

@@ -48,9 +48,11 @@ from lookalike.errors import ArtifactError, InputError
 from lookalike.files import expand_home, read_regular
 from lookalike.images.decode import FILTERS
 from lookalike.types import ImageArray
+from lookalike.vectors import unit_rows
 
 _DESCRIPTIONS = (CONFIG, PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG)
 _WEIGHTS_ENDING = "_data"
+_MAX_LOGIT = 1e6
 
 
 def open_hub(name: str, sample: Sequence[ImageArray] = ()) -> NetworkEncoder:
@@ -278,9 +280,12 @@ def _logits(model: bytes, preprocessing: Preprocessing, name: str) -> dict[str, 
         logits, image, text = part.run_named(feeds, outputs)
     except (KeyError, ArtifactError):
         return None
-    rows = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in (image, text)]
+    if not all(np.isfinite(each).all() for each in (logits, image, text)):
+        return None
+    rows = [unit_rows(each) for each in (image, text)]
     cosines = (rows[0] @ rows[1].T).ravel().astype(np.float64)
-    if logits.size != cosines.size or np.ptp(cosines) < 1e-6:
+    is_usable = np.isfinite(cosines).all() and np.abs(logits).max() < _MAX_LOGIT
+    if logits.size != cosines.size or not is_usable or np.ptp(cosines) < 1e-6:
         return None
     scale, bias = np.polyfit(cosines, logits.ravel().astype(np.float64), 1)
     if np.abs(scale * cosines + bias - logits.ravel()).max() > 1e-2 * max(1.0, abs(scale)):

@@ -82,19 +82,18 @@ class OnnxModel:
                 providers=providers,
                 enable_fallback=len(providers) > 1,  # which prints to stdout, and tries twice
             )
+            signature, outputs = self._session.get_inputs(), self._session.get_outputs()
+            ranks = {each.name: len(each.shape or ()) for each in outputs}
+            fixed = {each.shape[0] for each in signature if each.shape}  # names may be no text
         except Exception as error:
             raise ArtifactError(
                 f"{name}: ONNX Runtime cannot load the model ({_first_line(error)}); copy or "
                 "export it again"
             ) from error
-        self.inputs: Mapping[str, Any] = {
-            each.name: _INPUTS.get(each.type) for each in self._session.get_inputs()
-        }
+        self.inputs: Mapping[str, Any] = {each.name: _INPUTS.get(each.type) for each in signature}
         """Type of each input by name, None if it is none of numbers."""
-        outputs = self._session.get_outputs()
-        self.outputs: Mapping[str, int] = {each.name: len(each.shape or ()) for each in outputs}
+        self.outputs: Mapping[str, int] = ranks
         """Number of axes of each output by name, 0 if it is not known."""
-        fixed = {each.shape[0] for each in self._session.get_inputs() if each.shape}
         self._one_by_one = fixed == {1} or _SCALES_A_BATCH in model
         wrong = inputs is not None and len(self.inputs) != inputs
         if wrong or not outputs or outputs[0].type not in _OUTPUTS:
