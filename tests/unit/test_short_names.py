@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lookalike import errors
 from lookalike.encoders.image_text import ImageTextEncoder
 from lookalike.encoders.registry import encoder_specs, find_encoder_spec, open_encoder
 from lookalike.encoders.short_names import FAMILIES, GUESSES, HUB_ALIASES, PHOTOGRAPHS
@@ -166,8 +167,11 @@ def test_the_list_fits_a_terminal_and_is_complete_as_json(
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(errors, "is_installed", lambda _: False)
     shown = lookalike("encoders").stdout.splitlines()
     assert max(map(len, shown)) <= 80
+    for family in FAMILIES:
+        assert any(line.startswith(f"{family.example} ") for line in shown), family.example
     for spec in encoder_specs().values():  # each in one line
         lines = [line for line in shown if line.startswith(f"{spec.name} ")]
         assert len(lines) == 1

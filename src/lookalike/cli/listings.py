@@ -104,7 +104,7 @@ def _family_row(family: Family) -> dict[str, Any]:
         "name": family.form,
         "summary": family.summary,
         "example": family.example,
-        "state": f"needs lookalike[{family.extra}]" if missing else "ready",
+        "state": f"needs [{family.extra}]" if missing else "ready",
         "install": f"pip install 'lookalike[{family.extra}]'" if missing else None,
     }
 

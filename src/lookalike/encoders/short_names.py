@@ -133,7 +133,7 @@ class Family:
 
 
 FAMILIES = (
-    Family("hub:OWNER/NAME", "ONNX of the hub", "hub:Xenova/dinov2-base,dtype=fp16"),
+    Family("hub:OWNER/NAME", "hub models", "hub:Xenova/dinov2-base,dtype=fp16"),
     Family("onnx:PATH", "your network", "onnx:my.onnx"),
     Family("timm:NAME", "timm models", "timm:convnext_tiny.in12k_ft_in1k", "timm", "timm"),
     Family(
@@ -143,8 +143,8 @@ FAMILIES = (
         "transformers",
         "transformers",
     ),
-    Family("sscd:FILE", "other SSCD nets", "sscd:sscd_disc_large.classy.pt"),
-    Family("NAME.encoder", "saved encoders", "shoes.encoder"),
+    Family("sscd:FILE", "other SSCD", "sscd:sscd_disc_large.classy.pt"),
+    Family("NAME.encoder", "saved encoder", "shoes.encoder"),
 )
 
 GUESSES: Mapping[str, tuple[str, ...]] = {
