@@ -68,7 +68,7 @@ def write_atomically(
     Raises:
         StorageError: the write failed (disk full, no permission); ``path`` is unchanged.
     """
-    partial = path.with_name(f".{path.name[:_LONGEST_PREFIX]}.{secrets.token_hex(8)}")
+    partial = path.parent / f".{path.name[:_LONGEST_PREFIX]}.{secrets.token_hex(8)}"
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -310,7 +310,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise ArtifactError(f"{path}: already exists; choose another name or remove it first")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name[:_LONGEST_PREFIX]}.{secrets.token_hex(8)}")
+        partial = path.parent / f".{path.name[:_LONGEST_PREFIX]}.{secrets.token_hex(8)}"
         partial.mkdir()
     except OSError as error:
         raise storage_error(path, error) from error

@@ -55,6 +55,14 @@ def test_invalid_manifests_are_refused(
         read_manifest(tmp_path / "m.json", what="a thing")
 
 
+def test_a_folder_is_no_file_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, Path(tmp_path.anchor), Path(), Path("..")):
+        with pytest.raises(StorageError, match="is a folder"):
+            write_atomically(folder, b"")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_new_folder_is_complete_or_absent(tmp_path: Path) -> None:
     target = tmp_path / "created"
 
