@@ -155,6 +155,16 @@ def test_the_query_itself_is_left_out(home: Path) -> None:
     assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_links_to_the_query_are_left_out_too(home: Path) -> None:
+    own = "photos/red/2.png"
+    (home / "photos" / "blue" / "link.png").symlink_to(home / own)
+    (home / "all").symlink_to("photos")
+    for query in (own, "all/red/2.png", "all/blue/link.png"):
+        results = paths("all", query, "-k", "20", cwd=home)
+        assert len(results) == 15
+        assert {"all/red/2.png", "all/blue/link.png"}.isdisjoint(results)
+
+
 def test_galleries_leave_out_the_query_too(home: Path) -> None:
     run("index", "p.gallery", "photos", "--encoder", "color", cwd=home)
     own = home / "photos" / "red" / "2.png"

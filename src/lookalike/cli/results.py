@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -321,24 +322,42 @@ def without_queries(hits: Hits, queries: Sequence[str], k: int) -> tuple[Hits, b
         queries: locations of the query images.
         k: number of hits.
     """
-    rows = [hit for hit in hits if not any(_is_same_image(query, hit.uri) for query in queries)]
+    files = [
+        query if is_url(query) else _real_path(unescape_name(query)) for query in queries if query
+    ]
+    rows = [hit for hit in hits if not any(_is_same_image(file, hit.uri) for file in files)]
     kept = tuple(replace(hit, rank=rank) for rank, hit in enumerate(rows[:k], 1))
     return replace(hits, rows=kept), len(rows) < len(hits)
 
 
-def _is_same_image(query: str, uri: str) -> bool:
-    """Return whether two locations are of one image: the same file, by whatever path."""
-    if not query or not uri or is_url(query) or is_url(uri):
-        return bool(query) and query == uri
-    if query == uri:
-        return True
+def _is_same_image(file: str, uri: str) -> bool:
+    """Return whether a location is that of a file, whose path has no links, or the same URL."""
+    if not uri or is_url(uri):
+        return bool(uri) and file == uri
+    folder, name = os.path.split(unescape_name(uri))
+    path = os.path.join(_real_folder(folder), name)  # noqa: PTH118 - a text
+    if os.path.islink(path):  # noqa: PTH114
+        path = _real_path(path)
+    if file == path or file.casefold() != path.casefold():
+        return file == path
     try:
-        one, other = (os.path.realpath(unescape_name(each)) for each in (query, uri))
-        if one.casefold() != other.casefold():
-            return False
-        return one == other or os.path.samefile(one, other)  # noqa: PTH121 - texts
+        return os.path.samefile(file, path)  # noqa: PTH121
     except (OSError, ValueError):
         return False
+
+
+def _real_path(path: str) -> str:
+    """Return a path without links; as it is if it can be none."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):
+        return path
+
+
+@cache
+def _real_folder(path: str) -> str:
+    """Return the path without links of a folder, of which there are fewer than images."""
+    return _real_path(path)
 
 
 def open_in_viewer(path: Path) -> None:
