@@ -304,7 +304,7 @@ def keywords_of_text(text: str) -> str:
     Raises:
         InputError: it has no word.
     """
-    words = [word for word in re.split(r'[\s"\0]+', text) if any(map(str.isalnum, word))]
+    words = [word for word in re.split(r'[\s"\0,;]+', text) if any(map(str.isalnum, word))]
     if not words:
         raise InputError("{text} has no word to search for", text=text[:40])
     telling = [word for word in words if word.strip(".,;:!?").casefold() not in _STOP_WORDS]
