@@ -676,6 +676,24 @@ def test_words_without_quotes(home: Path) -> None:
         assert "each word" not in lookalike("photos", *queries, cwd=home).stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size")
+def test_a_copy_that_does_not_fit_is_removed(home: Path) -> None:
+    run("photos", "--encoder", "color", cwd=home)
+    search = "-m lookalike photos query.png --encoder color -k 3 --copy-to out"
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -f 2; {sys.executable} {search}"],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "copied: 0 files into out" in done.stderr
+    assert "File too large" in done.stderr
+    assert list((home / "out").iterdir()) == []
+
+
 def test_results_of_several_queries_are_linked(home: Path) -> None:
     arguments = ("photos", "query.png", "photos/blue/1.png", "-k", "2", "--link-to", "out")
     assert lookalike(*arguments, cwd=home).returncode == 0

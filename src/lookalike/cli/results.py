@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -303,9 +304,25 @@ class Collector:
         if self._link:
             target.symlink_to(os.path.abspath(path))  # noqa: PTH100 - a text
         else:
-            with open(path, "rb") as source, open(target, "xb") as copy:  # noqa: PTH123
+            _copy(path, target)
+
+
+def _copy(path: str, target: Path) -> None:
+    """Copy a file to a new name, completely or not at all.
+
+    Raises:
+        OSError: it cannot be read, or the copy not be written.
+    """
+    with open(path, "rb") as source:  # noqa: PTH123 - a text
+        copy = target.open("xb")
+        try:
+            with copy:
                 shutil.copyfileobj(source, copy)
             shutil.copystat(path, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                target.unlink()
+            raise
 
 
 def _plain(name: str) -> str:
