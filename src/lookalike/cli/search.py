@@ -255,7 +255,7 @@ def command(
         console.note("the only result is the query itself; --include-self shows it")
     if k > len(searched.gallery) and outputs.rows:
         rows = format_count(len(searched.gallery), "row")
-        console.note(f"-k {k}: the gallery has only {rows}")
+        console.note(f"fewer than {k} results: the gallery has only {rows}")
     _finish(searched.failures, failures, failed=outputs.failed)
 
 
