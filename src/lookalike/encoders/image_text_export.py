@@ -263,14 +263,14 @@ def _installed(module: str) -> bool:
 
 def _file(transformers: Any, source: str, path: str) -> Path | None:
     """Return a file of the model in its folder or in transformers' cache, None if it has none."""
-    found = transformers.utils.cached_file(
+    cached = transformers.utils.cached_file(
         source,
         path,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,
     )
-    return None if found is None else Path(found)
+    return None if cached is None else Path(cached)
 
 
 def _encoded(

@@ -174,12 +174,12 @@ def _folder(folder: str | Path) -> Path:
     Raises:
         SourceError: there is none.
     """
-    given = as_path(folder, "folder")
-    path = Path(expand_home(given))
+    written = as_path(folder, "folder")
+    path = Path(expand_home(written))
     if not path.exists():
-        raise SourceError(f"{escape_name(str(given))}: there is no such folder")
+        raise SourceError(f"{escape_name(str(written))}: there is no such folder")
     if not path.is_dir():
-        raise SourceError(str(no_gallery_error(given)))
+        raise SourceError(str(no_gallery_error(written)))
     return path.resolve()
 
 

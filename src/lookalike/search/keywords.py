@@ -233,12 +233,12 @@ class KeywordIndex:
             return None
         words: list[str] = []
         for table in _TABLES:
-            found = connection.execute(
+            rows = connection.execute(
                 f"SELECT term FROM {table}_words WHERE length(term) BETWEEN ? AND ? "
                 "AND instr(?, substr(term, 1, 1)) ORDER BY cnt DESC LIMIT ?",
                 (len(word) - 2, len(word) + 2, word[:2], _SIMILAR),
             )
-            words += (term for (term,) in found)
+            words += (term for (term,) in rows)
         check_cancelled()
         matches = difflib.get_close_matches(word, words, n=1, cutoff=0.7)
         return matches[0] if matches else None
@@ -413,11 +413,11 @@ class _Term:
 
 
 def _has_match(connection: Any, table: str, term: _Term) -> bool:
-    found = connection.execute(
+    rows = connection.execute(
         f"SELECT 1 FROM {table} WHERE {table} MATCH ? LIMIT 1",
         (term.query(table),),
     )
-    return found.fetchone() is not None
+    return rows.fetchone() is not None
 
 
 def _terms(keywords: str) -> list[_Term]:
