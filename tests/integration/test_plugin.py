@@ -138,7 +138,7 @@ def test_the_package_is_used_through_the_commands_and_python(
     assert session["address"] == address
     assert session["other"] == nearest[:1]
 
-    query = ("photos/05.png", "-k", "2", "--json")
+    query = ("photos/05.png", "-k", "2", "--include-self", "--json")
     commands = (
         ("search", "photos.gallery", *query),
         ("search", address, *query),

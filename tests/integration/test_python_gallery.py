@@ -127,9 +127,9 @@ def test_search_by_vector_and_id_only(external: la.Gallery) -> None:
         str(i) for i in range(20) if i != 5
     }
     assert "no image" in external.search(id="5")._repr_html_()
+    assert external.search(text="a").ranked_by == "keywords"
     for call in (
         lambda: external.search(gray(1)),
-        lambda: external.search(text="a"),
         lambda: external.add(gray(1)),
         lambda: external.sync("nowhere"),
     ):

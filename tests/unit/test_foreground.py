@@ -170,7 +170,9 @@ def test_box_crops_an_image() -> None:
 
 @pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "1,2,3,x", "1.5,2,3,4", "1 2 3 4"])
 def test_box_needs_four_whole_numbers(text: str) -> None:
-    with pytest.raises(InputError, match=rf"box={text} must be x,y,w,h in whole pixels"):
+    with pytest.raises(
+        InputError, match=rf"""box={text or "''"} must be x,y,w,h in whole pixels"""
+    ):
         Box.parse(text)
 
 

@@ -155,7 +155,7 @@ def test_errors_name_the_split_the_files_and_the_extra(
     assert open_dataset("stamps") is STAMPS
     with pytest.raises(UnknownNameError, match="split of dataset:stamps 'shops': did you mean"):
         STAMPS.load("shops")
-    with pytest.raises(FetchError, match=r"files animals/dogs/red\.png, food/blue\.png \(or"):
+    with pytest.raises(FetchError, match=r"Put animals/dogs/red\.png, food/blue\.png \(or"):
         StampsDataset("none", "", "", (Folder(tmp_path / "none"),)).load("shop")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match=r"scikit-image.*lookalike\[stamps\]"):
