@@ -1,6 +1,7 @@
 """Indexing: throughput, memory, and the cost of adding one image.
 
     python benchmarks/index.py [WORK]
+    python benchmarks/index.py --rate    # the third part alone
 
 1. A second run over 10,000 unchanged files.
 2. Peak memory while 100,000 files are indexed, at each tenth.
@@ -153,19 +154,23 @@ def one_more(work: Path, encoder: Encoder) -> None:
 
 
 def main() -> None:
-    """Run all benchmarks."""
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
+    """Run all benchmarks, or the third."""
+    arguments = [each for each in sys.argv[1:] if each != "--rate"]
+    only_rate = len(arguments) < len(sys.argv) - 1
+    with tempfile.TemporaryDirectory(dir=arguments[0] if arguments else None) as folder:
         work = Path(folder)
-        print("no changes")
-        unchanged(work)
-        print("memory")  # first: the peak never falls
-        memory(work)
+        if not only_rate:
+            print("no changes")
+            unchanged(work)
+            print("memory")  # first: the peak never falls
+            memory(work)
         encoder = open_encoder("efficientnet-lite0", [])
         jpegs(work / "jpegs", JPEGS)
         print(f"{JPEGS} JPEGs of 640x427 with efficientnet-lite0, {os.cpu_count()} cores")
         rate(work, encoder)
-        print("one image added")
-        one_more(work, encoder)
+        if not only_rate:
+            print("one image added")
+            one_more(work, encoder)
 
 
 if __name__ == "__main__":
