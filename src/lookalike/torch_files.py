@@ -19,6 +19,7 @@ import math
 import pickletools
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -549,15 +550,15 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
 # ---------------------------------------------------------------- files
 
 
-class _File:
+class _File(ABC):
     """A file of torch: the value of its pickle, and the bytes of its storages."""
 
     root: Any
     order: Literal["<", ">"]
 
+    @abstractmethod
     def storage(self, key: str) -> memoryview:
         """Return the bytes of a storage."""
-        raise NotImplementedError
 
     def arrays(self, tensors: Mapping[str, _Tensor], limit: int) -> dict[str, NDArray[Any]]:
         """Return tensors as arrays, one storage at a time."""

@@ -31,6 +31,7 @@ from lookalike.errors import ArtifactError, InputError, SourceError
 from lookalike.gallery import ingest, on_demand
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.on_demand import index_on_demand, open_on_demand
+from lookalike.gallery.sync import SyncReport
 from lookalike.images import formats
 from lookalike.sources import Item, open_source
 from lookalike.types import Progress
@@ -281,6 +282,39 @@ def test_images_that_fail_are_listed(home: Path) -> None:
         assert re.search(r"failed: .*photos/broken\.png: ", done.stderr)
     (home / "photos" / "broken.png").unlink()
     assert lookalike("photos", "query.png", cwd=home).returncode == 0
+
+
+def test_a_file_that_fails_is_read_again_only_once_it_has_changed(home: Path, cache: Path) -> None:
+    broken = home / "photos" / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    tasks: list[str] = []
+
+    def search() -> tuple[list[str], SyncReport]:
+        tasks.clear()
+        report = index_on_demand(home / "photos", progress=lambda p: tasks.append(p.task)).report
+        return tasks, report
+
+    _, first = search()
+    again, report = search()
+    assert "index" not in again
+    assert report.failed == first.failed
+    assert (len(report.failed), report.unchanged) == (1, 16)
+    broken.chmod(0o600)
+    changed, report = search()
+    assert "index" in changed
+    assert report.failed == first.failed
+
+
+@pytest.mark.parametrize(
+    "option", [("-k", "0"), ("--where", "year >"), ("--rerank", "x"), ("--metric", "x")]
+)
+def test_options_are_checked_before_a_folder_is_indexed(
+    home: Path, cache: Path, option: tuple[str, str]
+) -> None:
+    done = lookalike("photos", "query.png", *option, cwd=home)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert not (cache / "galleries").exists()
 
 
 def test_an_interrupted_first_index_is_resumed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

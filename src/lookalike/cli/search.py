@@ -231,6 +231,7 @@ def command(
     if queries.are_words:
         whole = " ".join(query or ())
         console.note(f'note: each word is a query of its own; one query: "{printable(whole)}"')
+    _check_options(options)
     try:
         searched = searched or _open_folder(gallery, encoder)
         if not (query or others):
@@ -284,6 +285,21 @@ class _Searched:
     failures: Sequence[Failure] = ()
     summary: str = ""
     skipped: Sequence[Skipped] = ()
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Check the options of a search before a folder is indexed for it, which may take long.
+
+    Raises:
+        LookalikeError: as the search would.
+    """
+    from lookalike.search.region import QueryRegion
+    from lookalike.search.request import Query, SearchRequest
+
+    fields = dict(options)
+    region = [fields.pop(name) for name in ("box", "foreground", "multi_crop")]
+    QueryRegion.of(region[0], foreground=region[1], multi_crop=region[2])
+    SearchRequest(queries=(Query(),), **{**fields, "keywords": "any"})
 
 
 def _is_folder(path: str, queries: Sequence[str]) -> bool:

@@ -12,10 +12,13 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import PIL
 
 from lookalike._version import __version__
 from lookalike.artifacts import manifest_bytes, read_manifest, write_cache
@@ -24,7 +27,7 @@ from lookalike.documents import read_json
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import named_files
 from lookalike.errors import ArtifactError, BusyError, SourceError, StorageError
-from lookalike.files import as_path, check_no_link, escape_name, expand_home
+from lookalike.files import as_path, check_no_link, escape_name, expand_home, unescape_name
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.storage import MANIFEST
@@ -35,7 +38,7 @@ from lookalike.sources.base import source_name
 from lookalike.sources.folder import file_signature
 from lookalike.sources.opening import open_source
 from lookalike.sources.path_kinds import PathKind, kind_of_path, no_gallery_error
-from lookalike.types import ProgressCallback
+from lookalike.types import Failure, ProgressCallback
 
 CACHE = "galleries"
 """Folder of the cache that holds galleries, also those of addresses."""
@@ -270,17 +273,42 @@ def _sync(gallery: Gallery, source: Source, on_progress: ProgressCallback) -> Sy
     """
     record = gallery.path.with_suffix(".json")
     listing = _listing(source)
-    if listing and _recorded(record) == _record(listing, gallery):
-        return SyncReport(0, 0, 0, 0, len(source), (), 0.0, skipped=tuple(source.skipped))
+    recorded = _recorded(record)
+    failures = _recorded_failures(recorded)
+    if listing and recorded == _record(listing, gallery, failures):
+        unchanged, skipped = len(source) - len(failures), tuple(source.skipped)
+        return SyncReport(0, 0, 0, 0, unchanged, failures, 0.0, skipped=skipped)
     report = gallery.sync(source, allow_removals=True, progress=on_progress)
-    if listing and not report.failed:
-        write_cache(record, json.dumps(_record(listing, gallery)).encode())
+    if listing:
+        write_cache(record, json.dumps(_record(listing, gallery, report.failed)).encode())
     return report
 
 
-def _record(listing: str, gallery: Gallery) -> dict[str, str]:
+def _record(listing: str, gallery: Gallery, failures: Sequence[Failure]) -> dict[str, Any]:
+    """Return what a folder and its gallery are now, and what could not be indexed.
+
+    A failure counts while its file is as it was, permissions included.
+    """
     state = gallery.state
-    return {"listing": listing, "identity": state.identity, "revision": state.revision}
+    failed = [[each.uri, each.reason, _change_time(each.uri)] for each in failures]
+    fields = {"listing": listing, "identity": state.identity, "revision": state.revision}
+    return fields | {"failed": failed}
+
+
+def _change_time(path: str) -> int:
+    """Return when a file, or its permissions, changed, in nanoseconds; 0 if that is not known."""
+    try:
+        return os.stat(unescape_name(path)).st_ctime_ns  # noqa: PTH116 - any text
+    except (OSError, ValueError):
+        return 0
+
+
+def _recorded_failures(recorded: object) -> tuple[Failure, ...]:
+    """Return the failures of a record; none of one that is broken."""
+    try:
+        return tuple(Failure(str(uri), str(reason)) for uri, reason, _ in recorded["failed"])  # type: ignore[index]
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
 def _recorded(path: Path) -> object:
@@ -298,7 +326,14 @@ def _listing(source: Source) -> str:
     """
     if not isinstance(source, FolderSource) or source.problems:
         return ""
-    facts = (__version__, source.spec, source.name, source.options.as_dict(), source.columns)
+    facts = (
+        __version__,
+        PIL.__version__,
+        source.spec,
+        source.name,
+        source.options.as_dict(),
+        source.columns,
+    )
     digest = hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass"))
     for file in source.files:
         signature = file_signature(f"{source.root}/{file}")
