@@ -307,8 +307,8 @@ def keywords_of_text(text: str) -> str:
     words = [word for word in re.split(r'[\s"\0,;]+', text) if any(map(str.isalnum, word))]
     if not words:
         raise InputError("{text} has no word to search for", text=text[:40])
-    telling = [word for word in words if word.strip(".,;:!?").casefold() not in _STOP_WORDS]
-    return " ".join(list(dict.fromkeys(telling or words))[:_MAX_WORDS])[:MAX_CHARACTERS]
+    content_words = [word for word in words if word.strip(".,;:!?").casefold() not in _STOP_WORDS]
+    return " ".join(list(dict.fromkeys(content_words or words))[:_MAX_WORDS])[:MAX_CHARACTERS]
 
 
 def with_text(keywords: str | None, text: str | None) -> str:
