@@ -34,7 +34,7 @@ GALLERY_MANIFEST = "gallery.json"
 ENCODER_MANIFEST = "encoder.json"
 """The manifests of a gallery's and an encoder's folder."""
 
-FORMAT = 4
+FORMAT = 5
 """Format version of manifests. To raise it: add one here, teach :func:`_upgrade` the old layout,
 keep a folder of the old version in ``tests/data`` with a test that opens it, and describe the
 change in CHANGELOG."""

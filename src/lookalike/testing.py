@@ -222,6 +222,26 @@ class StoreContract:
             assert len(view.search(query, 10, Metric.L2)[0]) == DIM == view.count()
             assert view.get(["r0001"]).ids == ["r0001"]
 
+    def test_row_numbers_count_the_rows_of_a_snapshot(self, make: Make) -> None:
+        store = make(DIM)
+        stored = rows(np.random.default_rng(0).normal(size=(20, DIM)))
+        store.upsert(stored)
+        store.delete(["r0003", "r0007"])
+        store.upsert(replace(stored.take([2, 5]), embeddings=np.eye(DIM, dtype=np.float32)[:2]))
+        view = store.snapshot()
+        ids = list(view.ids())
+        numbers = view.row_numbers(["none", *ids, ids[4], "r0003"])
+        assert numbers[[0, -1]].tolist() == [-1, -1]
+        assert sorted(numbers[1:-2].tolist()) == list(range(18))
+        assert numbers[-2] == numbers[5]
+        assert view.ids_at(numbers[1:-2]) == ids
+        assert view.ids_at(numbers[:0]) == [] == view.row_numbers([]).tolist()
+        np.testing.assert_array_equal(view.vectors()[numbers[1:-2]], view.get(ids).embeddings)
+        codes, values = view.columns().encoded("label")
+        labels = [values[code] for code in codes[numbers[1:-2]].tolist()]
+        assert labels == [row.metadata["label"] for row in view.records()]
+        assert len(view.columns()) == len(view.vectors()) == 18
+
     def test_a_filter_of_a_snapshot_is_evaluated_once(self, make: Make) -> None:
         store = make(DIM)
         store.upsert(rows(np.random.default_rng(0).normal(size=(20, DIM))))
@@ -239,7 +259,7 @@ class StoreContract:
             view.resolve_filter(as_filter("lable = 'a'"))
         chosen = RowFilter(np.array([7, 2, 11]), view.columns())
         found = view.search(query, 20, Metric.L2, chosen)[0]
-        assert {hit.id for hit in found} == {view.ids()[place] for place in (2, 7, 11)}
+        assert {hit.id for hit in found} == set(view.ids_at(np.array([2, 7, 11])))
         store.upsert(rows(np.ones((1, DIM)), "new"))
         with pytest.raises(ValueError, match="one snapshot only"):
             chosen.mask(store.snapshot().columns())

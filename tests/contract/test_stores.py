@@ -18,9 +18,8 @@ from lookalike.search.query import QueryVectors
 from lookalike.search.request import Query, SearchRequest
 from lookalike.search.search import search_rows
 from lookalike.stores.base import Rows, VectorStore, revision_number
+from lookalike.stores.embedded.store import EmbeddedStore
 from lookalike.stores.exact import ExactIndex
-from lookalike.stores.lance.files import Checksums
-from lookalike.stores.lance.store import LanceStore
 from lookalike.stores.memory import MemoryStore
 from lookalike.stores.milvus.address import Address
 from lookalike.stores.milvus.store import MilvusStore
@@ -41,11 +40,10 @@ class TestMemoryStore(StoreContract):
         return MemoryStore
 
 
-@pytest.mark.engine
-class TestLanceStore(StoreContract):
+class TestEmbeddedStore(StoreContract):
     @pytest.fixture
     def make(self, tmp_path: Path) -> Make:
-        return lambda dim: LanceStore.create(tmp_path / "table", dim)
+        return lambda dim: EmbeddedStore.create(tmp_path / "store", dim)
 
 
 @pytest.mark.engine
@@ -68,12 +66,12 @@ def milvus_make(milvus: MilvusServer, collections: dict[int, MilvusStore]) -> Ma
     return collection
 
 
-@pytest.fixture(params=["memory", "lance", "milvus"])
+@pytest.fixture(params=["memory", "embedded", "milvus"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     if request.param == "memory":
         return MemoryStore
-    if request.param == "lance":
-        return lambda dim: LanceStore.create(tmp_path / "table", dim)
+    if request.param == "embedded":
+        return lambda dim: EmbeddedStore.create(tmp_path / "store", dim)
     milvus_make: Make = request.getfixturevalue("milvus_make")
     return milvus_make
 
@@ -148,16 +146,16 @@ def test_stores_have_different_identities() -> None:
     assert MemoryStore(DIM).identity != MemoryStore(DIM).identity
 
 
-def test_a_table_put_in_the_place_of_an_open_one_is_refused(tmp_path: Path) -> None:
-    """Both have the same number of versions, and the same names of files in them."""
-    store = LanceStore.create(tmp_path / "t", DIM)
+def test_a_store_put_in_the_place_of_an_open_one_is_refused(tmp_path: Path) -> None:
+    """Both have had as many commits, and have files of the same names."""
+    store = EmbeddedStore.create(tmp_path / "store", DIM)
     store.upsert(rows(np.eye(DIM)))
     store.search(np.eye(DIM, dtype=np.float32), 1, Metric.L2)
-    shutil.rmtree(tmp_path / "t")
-    new = LanceStore.create(tmp_path / "t", DIM)
+    shutil.rmtree(tmp_path / "store")
+    new = EmbeddedStore.create(tmp_path / "store", DIM)
     new.upsert(rows(-np.eye(DIM)))
     assert revision_number(new.revision) == revision_number(
-        LanceStore.open(tmp_path / "t").revision
+        EmbeddedStore.open(tmp_path / "store").revision
     )
     for use in (
         store.count,
@@ -174,29 +172,6 @@ def test_a_table_put_in_the_place_of_an_open_one_is_refused(tmp_path: Path) -> N
             use()
     assert new.count() == DIM
     np.testing.assert_array_equal(new.get(["r0001"]).embeddings, -np.eye(DIM)[1:2])
-
-
-def test_lance_tables_reopen_and_compact(tmp_path: Path) -> None:
-    store = LanceStore.create(tmp_path / "t", DIM)
-    for i in range(20):
-        store.upsert(rows(np.full((3, DIM), float(i)), f"{i:02}-"))
-    store.optimize(Metric.COSINE)
-    reopened = LanceStore.open(tmp_path / "t")
-    assert reopened.count() == 60
-    assert reopened.dim == DIM
-    assert len(reopened.snapshot().dataset.get_fragments()) == 1
-
-
-def test_checksums_of_deleted_files_of_a_table_are_forgotten(tmp_path: Path) -> None:
-    store = LanceStore.create(tmp_path / "t", DIM)
-    for i in range(9):
-        store.upsert(rows(np.full((3, DIM), float(i))))
-    checksums = Checksums(tmp_path / "t")
-    before = len(checksums.read())
-    store.optimize(Metric.COSINE, purge=True)
-    named = checksums.read()
-    assert 0 < len(named) < before / 2
-    assert all((tmp_path / "t" / name).exists() for name in named)
 
 
 VALUES = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, 1.0, -1.0, 1e-30])

@@ -21,8 +21,8 @@ from lookalike.search.query import QueryVectors
 from lookalike.search.request import RERANKINGS, Query, SearchRequest, parse_rerankings
 from lookalike.search.search import search_rows
 from lookalike.stores.base import RowReader, Rows, VectorStore
+from lookalike.stores.embedded.store import EmbeddedStore
 from lookalike.stores.exact import ExactIndex
-from lookalike.stores.lance.store import LanceStore
 from lookalike.stores.memory import MemoryStore
 from lookalike.types import Hit, ImageArray, Metric
 from tests.conftest import Require
@@ -47,7 +47,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> VectorStore:
     store = (
         MemoryStore(DIM)
         if request.param == "memory"
-        else LanceStore.create(tmp_path / "table", DIM)
+        else EmbeddedStore.create(tmp_path / "table", DIM)
     )
     store.upsert(Rows(ids, ids, values.astype(np.float32), metadata, ids))
     return store

@@ -15,10 +15,11 @@ only through :func:`lookalike.files.bare_name`, and a folder's parts may not be 
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from lookalike.artifacts import (
     GALLERY_MANIFEST,
@@ -36,6 +37,7 @@ from lookalike.encoders.base import MAX_DIM, Encoder
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,
+    FormatVersionError,
     InputError,
     SettingError,
 )
@@ -53,6 +55,7 @@ from lookalike.gallery.state import GalleryState
 from lookalike.sources.options import NO_LIMIT, PAGES, SourceOptions
 from lookalike.sources.path_kinds import no_gallery_error
 from lookalike.stores.base import VectorStore, replaced_error
+from lookalike.stores.embedded.store import EmbeddedStore
 from lookalike.stores.registry import (
     AddressedStore,
     StoreAddress,
@@ -63,9 +66,6 @@ from lookalike.stores.registry import (
     parse_address,
 )
 from lookalike.types import Metric
-
-if TYPE_CHECKING:
-    from lookalike.stores.lance.store import LanceStore
 
 MANIFEST = GALLERY_MANIFEST
 ENCODER = "encoder"
@@ -164,8 +164,7 @@ class FolderStorage:
 
     def __init__(self, path: Path) -> None:
         self._anchored = AnchoredPath(path)
-        self._table = _lance().open(path / STORE)
-        self.store: VectorStore = self._table
+        self.store: VectorStore = EmbeddedStore.open(path / STORE)
 
     @property
     def path(self) -> Path:
@@ -182,7 +181,7 @@ class FolderStorage:
 
     def write(self, fields: Mapping[str, Any]) -> None:
         """Replace the manifest of this gallery."""
-        identity = self._table.ensure_identity()
+        identity = GalleryState.of(self.store).identity
         if self.read().get(IDENTITY, identity) != identity:
             raise replaced_error(self.path)
         write_manifest(self.path / MANIFEST, {IDENTITY: identity, **fields})
@@ -275,7 +274,18 @@ def open_storage(path: str | Path) -> GalleryStorage:
         check_server(address, str(folder))
         return AddressStorage(folder, open_store(address), fields.text("fingerprint"))
     _check_path(folder)
+    if (folder / STORE / "_versions").is_dir():
+        raise outdated_error(folder)
     return FolderStorage(folder)
+
+
+def outdated_error(folder: Path) -> FormatVersionError:
+    """Return the error that the rows of a folder are in Lance tables, of formats 1 to 4."""
+    name = shlex.quote(str(folder))
+    return FormatVersionError(
+        f"{folder}: was written by lookalike 0.1, whose rows are in Lance tables. To migrate it: "
+        f"pip install 'lookalike[lance]', then lookalike copy {name} NEW"
+    )
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
@@ -432,8 +442,8 @@ def create_storage(
         (partial / ENCODER).mkdir()
         write_encoder(encoder, partial / ENCODER)
         if address is None:
-            store = _lance().create(partial / STORE, encoder.dim)
-            write_manifest(partial / MANIFEST, {IDENTITY: store.identity, **fields})
+            identity = EmbeddedStore.create(partial / STORE, encoder.dim).identity
+            write_manifest(partial / MANIFEST, {IDENTITY: identity, **fields})
         else:
             _create_rows(address, fields, encoder)
             _write_handle(partial, address, encoder.fingerprint)
@@ -461,13 +471,6 @@ def _create_rows(
         store.write_file(f"{ENCODER}/{name}", data)
     store.write_file(MANIFEST, manifest_bytes(fields))
     return store
-
-
-def _lance() -> type[LanceStore]:
-    """Return the store of folders, loaded when one is opened: it takes longer than all else."""
-    from lookalike.stores.lance.store import LanceStore
-
-    return LanceStore
 
 
 def _fingerprint(store: AddressedStore) -> str:

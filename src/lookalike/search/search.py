@@ -6,7 +6,6 @@ steps a search checks whether it was cancelled.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -229,12 +228,10 @@ class _Search:
         for hit in self._nearest(self.query.embeddings, by_keywords):
             by_id.setdefault(hit.id, hit)
         score_of = dict(zip(rows.tolist(), scores.tolist(), strict=True))
-        ids = self.store.ids()
-        places = ((row_id, _place(ids, row_id)) for row_id in by_id)
-        matching = [
-            (-score_of[place], place, row_id) for row_id, place in places if place in score_of
-        ]
-        ranked = [(row_id, -negative) for negative, _, row_id in sorted(matching)]
+        numbers = self.store.row_numbers([*by_id]).tolist()
+        pairs = zip(by_id, numbers, strict=True)
+        matching = [(-score_of[number], row_id) for row_id, number in pairs if number in score_of]
+        ranked = [(row_id, -negative) for negative, row_id in sorted(matching)]
         return [by_id[row_id] for row_id in fuse_rankings(list(by_id), ranked)]
 
     def _keyword_rows(self, keywords: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -249,17 +246,12 @@ class _Search:
         passing = np.ones(len(rows), np.bool_)
         if self.where is not None and len(rows):
             passing = self.where.mask(columns)[rows]
-        for row_id in self.query.row_ids:
-            passing &= rows != _place(self.store.ids(), row_id)
+        passing &= ~np.isin(rows, self.store.row_numbers([*self.query.row_ids]))
         return rows[passing], scores[passing]
 
     def _keyword_hits(self, rows: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
-        ids = self.store.ids()
         distances = np.maximum(0, 1 - scores / max(float(scores[0]), 1e-12)).tolist()
-        by_id = {
-            ids[row]: distance
-            for row, distance in zip(rows[: self.request.k].tolist(), distances, strict=False)
-        }
+        by_id = dict(zip(self.store.ids_at(rows[: self.request.k]), distances, strict=False))
         existing = self._read_existing([*by_id], self.store.get)
         records = (record for rows in existing for record in rows.records())
         return [
@@ -318,12 +310,6 @@ class _Search:
         kept = {row_id for ids, _ in parts for row_id in ids}
         rows = [np.empty((0, self.store.dim), np.float32), *(part for _, part in parts)]
         return [hit for hit in hits if hit.id in kept], np.concatenate(rows)
-
-
-def _place(ids: Sequence[str], row_id: str) -> int:
-    """Return the row number of an id; -1 if a row on a server is newer than the snapshot."""
-    place = bisect_left(ids, row_id)
-    return place if place < len(ids) and ids[place] == row_id else -1
 
 
 def _rerank_distances(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import uuid
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -190,8 +191,28 @@ class RowReader(Protocol):
         """Return the ids of all rows, sorted."""
         ...
 
+    def row_numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the numbers of rows, from 0; -1 where there is no row with an id.
+
+        A row has one number in a snapshot, and may have another one after the next write. It is its
+        place in :meth:`columns` and :meth:`vectors`, and what a :class:`RowFilter` chooses by.
+        """
+        ...
+
+    def ids_at(self, numbers: NDArray[np.int64]) -> list[str]:
+        """Return the ids of rows by their numbers, in this order."""
+        ...
+
     def columns(self) -> Columns:
-        """Return the metadata of all rows by column, the rows sorted by id."""
+        """Return the metadata of all rows by column, by row number."""
+        ...
+
+    def vectors(self) -> Embeddings:
+        """Return the embeddings of all rows by row number, ``(n, dim)``, read-only.
+
+        They are mapped from a file where a store can do that, so that those which are read take no
+        memory of the process's own.
+        """
         ...
 
     def resolve_filter(self, where: Filter) -> Filter:
@@ -320,6 +341,16 @@ def sample_places(count: int, k: int, seed: int) -> list[int]:
     if k < 1:
         raise SettingError("{k} must be at least 1", k=k)
     return random.Random(seed).sample(range(count), min(k, count))
+
+
+def places_in(sorted_ids: Sequence[str], ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the places of ids among sorted ones; -1 where one is not among them."""
+    places = np.empty(len(ids), np.int64)
+    for number, row_id in enumerate(ids):
+        place = bisect_left(sorted_ids, row_id)
+        exists = place < len(sorted_ids) and sorted_ids[place] == row_id
+        places[number] = place if exists else -1
+    return places
 
 
 def count_matching(where: Filter, columns: Columns) -> int:

@@ -70,6 +70,11 @@ class ExactIndex:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def vectors(self) -> Embeddings:
+        """The embeddings, ``(rows, dim)``."""
+        return self._rows
+
     def at(self, rows: NDArray[np.int64]) -> Embeddings:
         """Return the embeddings of rows by their numbers."""
         return self._rows[rows]

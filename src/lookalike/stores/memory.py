@@ -22,6 +22,7 @@ from lookalike.stores.base import (
     count_matching,
     matching_rows,
     new_revision,
+    places_in,
     revision_number,
     sample_places,
     selected_rows,
@@ -99,9 +100,21 @@ class MemorySnapshot:
         """Return the ids of all rows, sorted."""
         return self._ids
 
+    def row_numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the numbers of rows: their places among the sorted ids."""
+        return places_in(self._ids, ids)
+
+    def ids_at(self, numbers: NDArray[np.int64]) -> list[str]:
+        """Return the ids of rows by their numbers."""
+        return [self._ids[number] for number in numbers.tolist()]
+
     def columns(self) -> Columns:
         """Return the metadata of all rows by column."""
         return self._built[1]
+
+    def vectors(self) -> Embeddings:
+        """Return the embeddings of all rows."""
+        return self._built[0].vectors
 
     def resolve_filter(self, where: Filter) -> Filter:
         """Return a filter evaluated."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lookalike.filters import Columns, Filter
 from lookalike.filters.facets import Facet
 from lookalike.stores.base import Record, RowReader, Rows
@@ -75,9 +78,21 @@ class SnapshotStore(ABC):
         """Return the ids of all rows, sorted."""
         return self.snapshot().ids()
 
+    def row_numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the numbers of rows in the newest snapshot."""
+        return self.snapshot().row_numbers(ids)
+
+    def ids_at(self, numbers: NDArray[np.int64]) -> list[str]:
+        """Return the ids of rows by their numbers in the newest snapshot."""
+        return self.snapshot().ids_at(numbers)
+
     def columns(self) -> Columns:
         """Return the metadata of all rows by column."""
         return self.snapshot().columns()
+
+    def vectors(self) -> Embeddings:
+        """Return the embeddings of all rows by row number."""
+        return self.snapshot().vectors()
 
     def resolve_filter(self, where: Filter) -> Filter:
         """Return a filter evaluated, for the newest snapshot."""

@@ -94,7 +94,7 @@ class LanceStore(SnapshotStore):
         with reading(path):
             return cls(_open_newest(path)[0], path)
 
-    def snapshot(self) -> LanceSnapshot:
+    def snapshot(self) -> LanceSnapshot:  # type: ignore[override]
         """Return the newest version; it is opened if anything was committed since the last call.
 
         Raises:

@@ -26,6 +26,7 @@ from lookalike.stores.base import (
     Rows,
     check_queries,
     check_rows,
+    places_in,
     replaced_error,
     sample_places,
 )
@@ -476,6 +477,19 @@ class MilvusStore:
     def ids(self) -> Sequence[str]:
         """Return the ids of all rows, sorted; cached until rows are written."""
         return self._read_snapshot().ids
+
+    def row_numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the numbers of rows: their places among the sorted ids."""
+        return places_in(self.ids(), ids)
+
+    def ids_at(self, numbers: NDArray[np.int64]) -> list[str]:
+        """Return the ids of rows by their numbers."""
+        ids = self.ids()
+        return [ids[number] for number in numbers.tolist()]
+
+    def vectors(self) -> Embeddings:
+        """Return the embeddings of all rows; all are read from the server."""
+        return self.embeddings(self.ids())
 
     def columns(self) -> Columns:
         """Return the metadata of all rows by column; cached until rows are written."""

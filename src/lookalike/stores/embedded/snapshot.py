@@ -1,0 +1,273 @@
+"""The rows of one commit: reading and searching them, whatever is written meanwhile."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.cancellation import check_cancelled, holding, is_cancelled
+from lookalike.errors import MissingRowError
+from lookalike.filters import Columns, Filter, MetadataColumns
+from lookalike.filters.facets import Facet, facets
+from lookalike.metadata import parse_metadata
+from lookalike.stores.base import (
+    Record,
+    Rows,
+    check_queries,
+    count_matching,
+    matching_rows,
+    sample_places,
+    selected_rows,
+)
+from lookalike.stores.embedded.database import (
+    FILE,
+    StoreFacts,
+    open_database,
+    reading_errors,
+    select_many,
+    unreadable,
+)
+from lookalike.stores.embedded.vector_files import VectorFiles
+from lookalike.stores.exact import ExactIndex
+from lookalike.types import Embeddings, Hit, Metric
+
+T = TypeVar("T")
+
+_COLUMNS = "slot, id, uri, metadata, content_hash, signature"
+_STEP = 1_000
+"""Rows that are read between checks whether the work was cancelled."""
+
+_INSTRUCTIONS = 10_000
+"""Instructions of SQLite between such checks: about a millisecond."""
+
+
+class EmbeddedSnapshot:
+    """The rows of one commit, read in one transaction of SQLite.
+
+    A row's number is its place among the slots of the rows that exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._database = folder / FILE
+        self._connection = open_database(self._database)
+        weakref.finalize(self, self._connection.close)
+        self._lock = threading.RLock()
+        with reading_errors(self._database):
+            self._connection.execute("BEGIN")
+            self._facts = StoreFacts.read(self._connection)
+        files = VectorFiles(folder, self._facts.generation, self._facts.dim)
+        self._vectors = files.map(self._facts.slots)
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self._facts.dim
+
+    @property
+    def identity(self) -> str:
+        """The store's identity."""
+        return self._facts.identity
+
+    @property
+    def revision(self) -> str:
+        """The number of the commit, and a random mark."""
+        return self._facts.revision
+
+    def __repr__(self) -> str:
+        return f"EmbeddedSnapshot({str(self._database.parent)!r}, revision={self.revision!r})"
+
+    def count(self, where: Filter | None = None) -> int:
+        """Return the number of rows, of those that a filter matches."""
+        return self._facts.rows if where is None else count_matching(where, self.columns())
+
+    def sample(self, k: int, seed: int = 0) -> Rows:
+        """Return random rows."""
+        return self._at(self._slots_of(np.array(sample_places(self.count(), k, seed), np.int64)))
+
+    def facets(self, columns: Sequence[str] | None = None) -> list[Facet]:
+        """Describe columns of the metadata."""
+        return facets(self.columns(), columns)
+
+    def search(
+        self,
+        queries: Embeddings,
+        k: int,
+        metric: Metric,
+        where: Filter | None = None,
+        *,
+        exact: bool = False,
+    ) -> list[list[Hit]]:
+        """Return the ``k`` nearest rows to each query."""
+        del exact
+        queries = check_queries(queries, k, self.dim)
+        subset = None if where is None else matching_rows(where, self.columns())
+        nearest = self._index.search(queries, k, metric, subset)
+        return self._hits(
+            [*map(self._slots_of, nearest.rows)], [*nearest.distances], min(k, self.count())
+        )
+
+    def _hits(
+        self,
+        slots: Sequence[NDArray[np.int64]],
+        distances: Sequence[NDArray[np.float64]],
+        k: int,
+    ) -> list[list[Hit]]:
+        """Return the first ``k`` hits of each query, equal distances ordered by id."""
+        every = np.unique(np.concatenate(slots)) if slots else np.empty(0, np.int64)
+        records = self._records_at(every)
+        hits = []
+        for row_slots, row_distances in zip(slots, distances, strict=True):
+            pairs = zip(row_distances.tolist(), row_slots.tolist(), strict=True)
+            ranked = sorted(
+                ((distance, records[slot]) for distance, slot in pairs),
+                key=lambda pair: (pair[0], pair[1].id),
+            )
+            hits.append(
+                [
+                    Hit(rank, row.id, row.uri, distance, row.metadata)
+                    for rank, (distance, row) in enumerate(ranked[:k], 1)
+                ]
+            )
+        return hits
+
+    def ids(self) -> Sequence[str]:
+        """Return the ids of all rows, sorted."""
+        return [row_id for (row_id,) in self._select("SELECT id FROM rows ORDER BY id")]
+
+    def row_numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the numbers of rows; -1 where there is none with an id."""
+        slots = self._slots_by_id(ids)
+        found = np.array([slots.get(row_id, -1) for row_id in ids], np.int64)
+        if self._slots is None:
+            return found
+        return np.where(found < 0, -1, np.searchsorted(self._slots, found))
+
+    def ids_at(self, numbers: NDArray[np.int64]) -> list[str]:
+        """Return the ids of rows by their numbers, in this order."""
+        slots = self._slots_of(numbers).tolist()
+        query = "SELECT slot, id FROM rows WHERE slot IN (?)"
+        ids = dict(self._select_many(query, sorted(set(slots))))
+        return [ids[slot] for slot in slots]
+
+    def columns(self) -> Columns:
+        """Return the metadata of all rows by column, by row number."""
+        return self._columns
+
+    def resolve_filter(self, where: Filter) -> Filter:
+        """Return a filter evaluated."""
+        return selected_rows(where, self.columns())
+
+    def records(self, prefix: str = "") -> Iterator[Record]:
+        """Iterate over rows sorted by id."""
+        query = (
+            "SELECT id, uri, metadata, content_hash, signature FROM rows WHERE id >= ? ORDER BY id"
+        )
+        for row_id, uri, metadata, *rest in self._select(query, (prefix,)):
+            if not row_id.startswith(prefix):
+                return
+            yield Record(row_id, uri, parse_metadata(metadata), *rest)
+
+    def rows(self, count: int) -> Iterator[Rows]:
+        """Iterate over all rows by number, at most ``count`` at a time."""
+        every = np.arange(self.count())
+        for start in range(0, len(every), count):
+            yield self._at(self._slots_of(every[start : start + count]))
+
+    def vectors(self) -> Embeddings:
+        """Return the embeddings of all rows by number, ``(n, dim)``, read-only."""
+        return self._vectors if self._slots is None else self._vectors[self._slots]
+
+    def embeddings(self, ids: Sequence[str]) -> Embeddings:
+        """Return the embeddings of rows."""
+        slots = self._slots_by_id(ids)
+        self._check_exist(ids, slots)
+        return np.asarray(self._vectors[[slots[row_id] for row_id in ids]])
+
+    def get(self, ids: Sequence[str]) -> Rows:
+        """Return rows by id."""
+        slots = self._slots_by_id(ids)
+        self._check_exist(ids, slots)
+        return self._at(np.array([slots[row_id] for row_id in ids], np.int64))
+
+    @cached_property
+    def _index(self) -> ExactIndex:
+        return ExactIndex(self.vectors())
+
+    @cached_property
+    def _columns(self) -> MetadataColumns:
+        texts = self._select("SELECT metadata FROM rows ORDER BY slot")
+        return MetadataColumns([parse_metadata(text) for (text,) in texts])
+
+    @cached_property
+    def _slots(self) -> NDArray[np.int64] | None:
+        """The slots of the rows by number; None if no slot is dead."""
+        if self._facts.rows == self._facts.slots:
+            return None
+        found = self._select("SELECT slot FROM rows ORDER BY slot")
+        return np.fromiter((slot for (slot,) in found), np.int64)
+
+    def _slots_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        return numbers if self._slots is None else self._slots[numbers]
+
+    def _slots_by_id(self, ids: Sequence[str]) -> dict[str, int]:
+        query = "SELECT id, slot FROM rows WHERE id IN (?)"
+        return dict(self._select_many(query, list(dict.fromkeys(ids))))
+
+    @staticmethod
+    def _check_exist(ids: Sequence[str], slots: dict[str, int]) -> None:
+        if len(slots) < len(ids):
+            missing = next((row_id for row_id in ids if row_id not in slots), None)
+            if missing is not None:
+                raise MissingRowError(f"there is no row with the id {missing!r}")
+
+    def _records_at(self, slots: NDArray[np.int64]) -> dict[int, Record]:
+        """Return rows by slot."""
+        query = f"SELECT {_COLUMNS} FROM rows WHERE slot IN (?)"
+        return {
+            slot: Record(row_id, uri, parse_metadata(metadata), *rest)
+            for slot, row_id, uri, metadata, *rest in self._select_many(query, slots.tolist())
+        }
+
+    def _at(self, slots: NDArray[np.int64]) -> Rows:
+        """Return rows by slot, in this order."""
+        by_slot = self._records_at(np.unique(slots))
+        try:
+            records = [by_slot[slot] for slot in slots.tolist()]
+            embeddings = np.asarray(self._vectors[slots])
+        except (KeyError, IndexError) as error:
+            raise unreadable(self._database, error) from error
+        return Rows(
+            ids=[row.id for row in records],
+            uris=[row.uri for row in records],
+            embeddings=embeddings,
+            metadata=[row.metadata for row in records],
+            hashes=[row.content_hash for row in records],
+            signatures=[row.signature for row in records],
+        )
+
+    def _select_many(self, query: str, values: Sequence[Any]) -> list[Any]:
+        return self._run(lambda connection: list(select_many(connection, query, values)))
+
+    def _select(self, query: str, values: Sequence[Any] = ()) -> Iterator[Any]:
+        """Yield the rows of a query; others may use the snapshot meanwhile."""
+        cursor = self._run(lambda connection: connection.execute(query, values))
+        while part := self._run(lambda _: cursor.fetchmany(_STEP)):
+            yield from part
+
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what some work reads; it can be cancelled."""
+        check_cancelled()
+        with holding(self._lock), reading_errors(self._database):
+            self._connection.set_progress_handler(is_cancelled, _INSTRUCTIONS)
+            try:
+                return work(self._connection)
+            finally:
+                self._connection.set_progress_handler(None, 0)
