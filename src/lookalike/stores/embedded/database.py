@@ -12,7 +12,9 @@ from typing import Any, Self
 
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import ArtifactError, FormatVersionError, StorageError
+from lookalike.metadata import parse_metadata
 from lookalike.stores.base import is_identity, new_revision, revision_number
+from lookalike.types import Metadata
 
 FILE = "rows.db"
 
@@ -179,3 +181,31 @@ def select_many(
         check_cancelled()
         part = values[start : start + _MAX_VARIABLES]
         yield from connection.execute(query.replace("(?)", f"({','.join('?' * len(part))})"), part)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """The parts of a row that something is derived from.
+
+    Args:
+        slot: its place in the vector files.
+        id: its id.
+        uri: where its image is.
+        metadata: JSON values by column.
+    """
+
+    slot: int
+    id: str
+    uri: str
+    metadata: Metadata
+
+
+def stored_rows(
+    connection: sqlite3.Connection, column: str, values: Sequence[Any]
+) -> list[StoredRow]:
+    """Return rows by values of a column, in any order; values that none has are left out."""
+    query = f"SELECT slot, id, uri, metadata FROM rows WHERE {column} IN (?)"
+    return [
+        StoredRow(slot, row_id, uri, parse_metadata(metadata))
+        for slot, row_id, uri, metadata in select_many(connection, query, values)
+    ]

@@ -21,11 +21,12 @@ from lookalike.files import AnchoredPath, check_no_link
 from lookalike.stores.base import Rows, check_rows, new_revision, replaced_error
 from lookalike.stores.embedded.database import (
     FILE,
+    StoredRow,
     StoreFacts,
     create_database,
     open_database,
     reading_errors,
-    select_many,
+    stored_rows,
     unreadable,
     writing_errors,
 )
@@ -137,20 +138,22 @@ class EmbeddedStore(SnapshotStore):
         ]
         with self._writing() as (connection, facts):
             files = VectorFiles(self._folder, facts.generation, facts.dim)
-            query = "SELECT id, slot FROM rows WHERE id IN (?)"
-            old: dict[str, int] = dict(select_many(connection, query, rows.ids))
-            stored = files.map(facts.slots)
+            removed = stored_rows(connection, "id", rows.ids)
+            old = {row.id: row.slot for row in removed}
+            vectors = files.map(facts.slots)
             kept = np.zeros(len(rows), np.bool_)
             for place, row_id in enumerate(rows.ids):
                 slot = old.get(row_id)
-                kept[place] = slot is not None and np.array_equal(stored[slot], embeddings[place])
+                kept[place] = slot is not None and np.array_equal(vectors[slot], embeddings[place])
             new = np.flatnonzero(~kept)
             if len(new):
                 files.append(facts.slots, embeddings[new])
             slots = np.empty(len(rows), np.int64)
             slots[new] = facts.slots + np.arange(len(new))
             slots[kept] = [old[rows.ids[place]] for place in np.flatnonzero(kept).tolist()]
-            connection.executemany("DELETE FROM rows WHERE id = ?", [(each,) for each in old])
+            connection.executemany(
+                "DELETE FROM rows WHERE slot = ?", [(each,) for each in old.values()]
+            )
             connection.executemany(
                 "INSERT INTO rows (slot, id, uri, metadata, content_hash, signature) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
@@ -160,20 +163,37 @@ class EmbeddedStore(SnapshotStore):
                     strict=True,
                 ),
             )
-            replace(
+            columns = (slots.tolist(), rows.ids, rows.uris, rows.metadata)
+            added = [StoredRow(*fields) for fields in zip(*columns, strict=True)]
+            facts = replace(
                 facts, slots=facts.slots + len(new), rows=facts.rows + len(rows) - len(old)
-            ).write(connection)
+            )
+            self._update_derived(connection, facts, removed, added)
+            facts.write(connection)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete rows by id and return how many existed."""
-        unique = list(dict.fromkeys(ids))
         with self._writing() as (connection, facts):
-            query = "SELECT slot FROM rows WHERE id IN (?)"
-            slots = list(select_many(connection, query, unique))
-            if slots:
+            removed = stored_rows(connection, "id", list(dict.fromkeys(ids)))
+            if removed:
+                slots = [(row.slot,) for row in removed]
                 connection.executemany("DELETE FROM rows WHERE slot = ?", slots)
-                replace(facts, rows=facts.rows - len(slots)).write(connection)
-        return len(slots)
+                facts = replace(facts, rows=facts.rows - len(removed))
+                self._update_derived(connection, facts, removed, [])
+                facts.write(connection)
+        return len(removed)
+
+    @staticmethod
+    def _update_derived(
+        connection: sqlite3.Connection,
+        facts: StoreFacts,
+        removed: Sequence[StoredRow],
+        added: Sequence[StoredRow],
+    ) -> None:
+        """Update what is derived from rows: first those removed, then those added.
+
+        A row whose metadata change is in both, with the same slot.
+        """
 
     def optimize(self, metric: Metric, *, purge: bool = False) -> None:
         """Compact the files if many slots are dead; with ``purge``, if any is."""
