@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lookalike.artifacts import sole_writer
 from lookalike.diagnostics.checks import Check
 from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
 from lookalike.encoders.persistence import file_hashes, load_encoder, read_description
@@ -22,10 +20,10 @@ from lookalike.gallery.archive import FILE as ARCHIVE_FILE
 from lookalike.gallery.derived import DerivedFile
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ids import UPLOADS
-from lookalike.gallery.storage import ENCODER, IMAGES, LOCK, MANIFEST, PARTS, STORE, read_folder
+from lookalike.gallery.storage import ENCODER, IMAGES, MANIFEST, PARTS, STORE, read_folder
 from lookalike.images.decode import content_hash
 from lookalike.labels.session import FILE as SESSION_FILE
-from lookalike.stores.lance.repair import TableReport, examine, go_back
+from lookalike.stores.embedded.check import StoreReport, examine
 from lookalike.stores.registry import is_address
 
 _ROWS = 4_096
@@ -70,7 +68,7 @@ def check_gallery(path: str, *, repair: bool = False) -> Iterator[Check]:
         return
     yield _check_encoder(folder)
     is_readable = True
-    for check in _check_table(folder, repair=repair):
+    for check in _check_rows(folder, deep=False):
         yield check
         is_readable = is_readable and check.ok is True
     if not is_readable:
@@ -113,47 +111,23 @@ def _check_encoder(folder: Path) -> Check:
     return _tried("encoder", check, "loaded, fingerprint computed")
 
 
-def _check_table(folder: Path, *, repair: bool) -> Iterator[Check]:
-    path = folder / STORE
+def _check_rows(folder: Path, *, deep: bool) -> Iterator[Check]:
     try:
-        report = examine(path)
-        if repair and report.problems:
-            with sole_writer(folder / LOCK, what=f"the gallery {folder}"):
-                given_up, report = report.newest, go_back(path)
-            yield Check(
-                "repair", True, f"went back from version {given_up} to {report.newest}; index again"
-            )
+        report = examine(folder / STORE, deep=deep)
     except ArtifactError as error:
         yield _broken("rows", error)
         return
-    yield Check(
-        "rows",
-        not report.problems,
-        _describe_rows(folder, report),
-        "all read",
-        required=True,
-    )
-    files = f"{format_count(report.checked, 'file')} compared with checksums"
-    if report.unchecked:
-        files += f", {report.unchecked:,} of older versions have none"
+    tried = "every byte read" if deep else "structure and sizes compared"
+    yield Check("rows", not report.problems, _describe_rows(report), tried, required=True)
     if report.orphans:
-        files += f"; {format_count(len(report.orphans), 'file')} of an interrupted write, harmless"
-    yield Check("table files", True, files)
+        detail = f"{format_count(len(report.orphans), 'file')} of an interrupted write, harmless"
+        yield Check("store files", True, f"{detail}: {_names(list(report.orphans))}")
 
 
-def _describe_rows(folder: Path, report: TableReport) -> str:
+def _describe_rows(report: StoreReport) -> str:
     if not report.problems:
-        return f"{report.rows:,}, version {report.newest}"
-    problem = f"version {report.newest} is damaged: {'; '.join(report.problems[:_LISTED])}"
-    if not report.readable:
-        return (
-            f"{problem}. No earlier version can be read: restore a copy of the gallery, or index "
-            "the images into a new one"
-        )
-    return (
-        f"{problem}. Version {report.readable} is complete and has {report.readable_rows:,} rows; "
-        f"go back to it: lookalike doctor {shlex.quote(str(folder))} --repair, then index again"
-    )
+        return f"{report.rows:,}, revision {report.revision}"
+    return f"damaged: {'; '.join(report.problems[:_LISTED])}"
 
 
 def _compare_fingerprint(gallery: Gallery) -> str:
