@@ -12,12 +12,13 @@ import math
 import threading
 from copy import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
-from lookalike.stores.quantized import QuantizedRows
+from lookalike.stores.quantized import QuantizedBlocks, QuantizedRows
 from lookalike.types import Embeddings, Metric
 
 _MIN_QUANTIZED = 20_000
@@ -49,11 +50,26 @@ class Neighbors:
     distances: NDArray[np.float64]
 
 
+class Nearest(NamedTuple):
+    """Row numbers ``(m,)`` int64 and distances ``(m,)`` float64 of one query, nearest first."""
+
+    rows: NDArray[np.int64]
+    distances: NDArray[np.float64]
+
+
 class ExactIndex:
     """Exact search over embeddings ``(rows, dim)`` float32 in memory."""
 
-    def __init__(self, embeddings: Embeddings) -> None:
-        self._rows = np.ascontiguousarray(embeddings, dtype=np.float32)
+    def __init__(
+        self,
+        vectors: Embeddings,
+        codes: QuantizedBlocks | None = None,
+        *,
+        dead: NDArray[np.int64] | None = None,
+    ) -> None:
+        del codes
+        self._dead = dead if dead is not None and len(dead) else None
+        self._rows = np.ascontiguousarray(vectors, dtype=np.float32)
         squares = np.einsum("ij,ij->i", self._rows, self._rows, dtype=np.float64)
         norms = np.sqrt(squares)
         self._in_range = _in_range(norms)
@@ -91,6 +107,35 @@ class ExactIndex:
             nearest.rows[other].reshape(shape), nearest.distances[other].reshape(shape)
         )
 
+    def search_with_ties(
+        self,
+        queries: Embeddings,
+        k: int,
+        metric: Metric,
+        subset: NDArray[np.int64] | None = None,
+    ) -> list[Nearest]:
+        """Return the nearest rows to each query, and all others at the distance of the k-th.
+
+        ``subset`` restricts the search to some rows, in ascending order.
+        """
+        count = len(self) if subset is None else len(subset)
+        results = []
+        for query in queries:
+            more = k + 1
+            while True:
+                nearest = self.search(query[None], more, metric, subset)
+                rows, distances = nearest.rows[0], nearest.distances[0]
+                if (
+                    len(rows) < more
+                    or more >= count
+                    or distances[-1] > distances[k - 1]
+                ):
+                    break
+                more *= 4
+            last = np.searchsorted(distances, distances[k - 1], "right") if len(rows) > k else k
+            results.append(Nearest(rows[:last], distances[:last]))
+        return results
+
     def search(
         self,
         queries: Embeddings,
@@ -102,6 +147,9 @@ class ExactIndex:
 
         ``subset`` restricts the search to some rows, in ascending order.
         """
+        if self._dead is not None:
+            every = np.arange(len(self)) if subset is None else subset
+            subset = np.setdiff1d(every, self._dead, assume_unique=True)
         if subset is not None and len(subset) == len(self):
             subset = None
         if len(queries) == 1 and k > 0 and self._in_range and _in_range(_lengths(queries)):
@@ -192,6 +240,7 @@ class ExactIndex:
         part = copy(self)
         part._quantized, part._single_queries = None, -math.inf
         part._rows = self._rows[rows]
+        part._dead = None
         part._half_squares = self._half_squares[rows]
         part._inverse_norms = self._inverse_norms[rows]
         return part

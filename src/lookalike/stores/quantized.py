@@ -8,6 +8,7 @@ the product, since numpy has no fast one for integers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,59 @@ _PART = 1 << 27
 """Maximum values per model; a protobuf message has at most 2 GiB."""
 
 _CHUNK = 1 << 16
+
+BLOCK = 4096
+"""Rows of a block. The files of a store have blocks of this many; never change it."""
+
+_SMALLEST_SCALE = 1e-30
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedBlocks:
+    """Whole blocks of rows in 8 bits.
+
+    Args:
+        codes: ``(blocks, dim, BLOCK)`` int8.
+        scales: ``(blocks, 3, BLOCK)`` float32: what a row's codes are multiplied by, the same
+            divided by its length, and half its squared length.
+        bounds: ``(blocks, 4)`` float64: the largest length of a rounding residual, the largest one
+            relative to the row's length, and the smallest (but zero) and largest length of a row.
+    """
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    bounds: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, count: int, dim: int, block: int = BLOCK) -> QuantizedBlocks:
+        """Return blocks to be filled."""
+        return cls(
+            np.empty((count, dim, block), np.int8),
+            np.empty((count, 3, block), np.float32),
+            np.empty((count, 4)),
+        )
+
+    def quantize(self, number: int, rows: Embeddings) -> None:
+        """Fill a block with rows ``(BLOCK, dim)``."""
+        exact = rows.astype(np.float64)
+        lengths = np.sqrt(np.einsum("ij,ij->i", exact, exact))
+        scales = (np.maximum(exact.max(axis=1), -exact.min(axis=1)) / _LEVELS).astype(np.float32)
+        scales[scales < _SMALLEST_SCALE] = 1
+        codes = np.rint(exact / scales[:, None])
+        self.codes[number] = codes.T
+        codes *= scales[:, None]
+        exact -= codes
+        errors = np.sqrt(np.einsum("ij,ij->i", exact, exact))
+        nonzero = lengths > 0
+        inverse = np.divide(1, lengths, out=np.zeros_like(lengths), where=nonzero)
+        with np.errstate(over="ignore", under="ignore"):
+            self.scales[number] = scales, scales * inverse, lengths**2 / 2
+        self.bounds[number] = (
+            errors.max(),
+            (errors * inverse).max(),
+            lengths[nonzero].min(initial=np.inf),
+            lengths.max(),
+        )
 
 
 class QuantizedRows:

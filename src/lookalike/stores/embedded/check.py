@@ -131,7 +131,7 @@ class _Examination:
             yield f"{FILE}: a row has the slot {highest:,}, but there are {facts.slots:,}"
 
     def _vectors(self, files: VectorFiles, facts: StoreFacts) -> Iterator[str]:
-        vectors = files.map(facts.slots)
+        vectors = files.map(facts.slots, self._connection).vectors
         if not self._deep:
             return
         cursor = self._connection.execute("SELECT slot, id, metadata FROM rows ORDER BY slot")

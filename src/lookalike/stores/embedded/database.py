@@ -34,6 +34,11 @@ _SCHEMA = (
     "generation INTEGER NOT NULL, slots INTEGER NOT NULL, rows INTEGER NOT NULL)",
     "CREATE TABLE rows (slot INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL, "
     "content_hash TEXT NOT NULL, signature TEXT NOT NULL, metadata TEXT NOT NULL)",
+    # Of the vector files: see there.
+    "CREATE TABLE blocks (generation INTEGER NOT NULL, block INTEGER NOT NULL, "
+    "error REAL NOT NULL, relative_error REAL NOT NULL, smallest REAL NOT NULL, "
+    "largest REAL NOT NULL, vectors_checksum INTEGER NOT NULL, codes_checksum INTEGER NOT NULL, "
+    "PRIMARY KEY (generation, block)) WITHOUT ROWID",
 )
 
 _MAX_VARIABLES = 500

@@ -63,8 +63,9 @@ class EmbeddedSnapshot:
         with reading_errors(self._database):
             self._connection.execute("BEGIN")
             self._facts = StoreFacts.read(self._connection)
-        files = VectorFiles(folder, self._facts.generation, self._facts.dim)
-        self._vectors = files.map(self._facts.slots)
+            files = VectorFiles(folder, self._facts.generation, self._facts.dim)
+            mapped = files.map(self._facts.slots, self._connection)
+        self._vectors, self._codes = mapped
 
     @property
     def dim(self) -> int:
@@ -108,11 +109,11 @@ class EmbeddedSnapshot:
         """Return the ``k`` nearest rows to each query."""
         del exact
         queries = check_queries(queries, k, self.dim)
-        subset = None if where is None else matching_rows(where, self.columns())
-        nearest = self._index.search(queries, k, metric, subset)
-        return self._hits(
-            [*map(self._slots_of, nearest.rows)], [*nearest.distances], min(k, self.count())
+        subset = (
+            None if where is None else self._slots_of(matching_rows(where, self.columns()))
         )
+        nearest = self._index.search_with_ties(queries, k, metric, subset)
+        return self._hits([each.rows for each in nearest], [each.distances for each in nearest], k)
 
     def _hits(
         self,
@@ -199,7 +200,11 @@ class EmbeddedSnapshot:
 
     @cached_property
     def _index(self) -> ExactIndex:
-        return ExactIndex(self.vectors())
+        """An index of all slots."""
+        dead = None
+        if self._slots is not None:
+            dead = np.setdiff1d(np.arange(len(self._vectors)), self._slots, assume_unique=True)
+        return ExactIndex(self._vectors, self._codes, dead=dead)
 
     @cached_property
     def _columns(self) -> MetadataColumns:

@@ -140,14 +140,14 @@ class EmbeddedStore(SnapshotStore):
             files = VectorFiles(self._folder, facts.generation, facts.dim)
             removed = stored_rows(connection, "id", rows.ids)
             old = {row.id: row.slot for row in removed}
-            vectors = files.map(facts.slots)
+            vectors = files.map(facts.slots, connection).vectors
             kept = np.zeros(len(rows), np.bool_)
             for place, row_id in enumerate(rows.ids):
                 slot = old.get(row_id)
                 kept[place] = slot is not None and np.array_equal(vectors[slot], embeddings[place])
             new = np.flatnonzero(~kept)
             if len(new):
-                files.append(facts.slots, embeddings[new])
+                files.append(facts.slots, embeddings[new], connection)
             slots = np.empty(len(rows), np.int64)
             slots[new] = facts.slots + np.arange(len(new))
             slots[kept] = [old[rows.ids[place]] for place in np.flatnonzero(kept).tolist()]

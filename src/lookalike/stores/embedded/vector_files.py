@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sqlite3
+import zlib
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cancellation import check_cancelled
 from lookalike.stores.embedded.database import unreadable
+from lookalike.stores.quantized import BLOCK, QuantizedBlocks
 from lookalike.types import Embeddings
 
 _FLOAT = np.dtype("<f4")
 
+_SELECT = (
+    "SELECT error, relative_error, smallest, largest FROM blocks "
+    "WHERE generation = ? AND block < ? ORDER BY block"
+)
+_INSERT = "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+class MappedVectors(NamedTuple):
+    """What a store's files have, read-only.
+
+    Args:
+        vectors: ``(slots, dim)`` float32.
+        codes: those of whole blocks of vectors.
+    """
+
+    vectors: Embeddings
+    codes: QuantizedBlocks
+
 
 class VectorFiles:
     """The files of one generation of a store.
+
+    ``vectors-G.f32`` has the embeddings in the order of their slots. ``codes-G.i8`` and
+    ``scales-G.f32`` have what :class:`QuantizedBlocks` describes of each whole block of them; the
+    bounds and checksums of the blocks are in the table ``blocks`` of the database.
 
     Args:
         folder: of the store.
@@ -25,12 +53,15 @@ class VectorFiles:
 
     def __init__(self, folder: Path, generation: int, dim: int) -> None:
         self._dim = dim
+        self._generation = generation
         self._vectors = folder / f"vectors-{generation}.f32"
+        self._codes = folder / f"codes-{generation}.i8"
+        self._scales = folder / f"scales-{generation}.f32"
 
     @property
     def paths(self) -> list[Path]:
         """All files."""
-        return [self._vectors]
+        return [self._vectors, self._codes, self._scales]
 
     def create(self) -> None:
         """Create the empty files.
@@ -38,32 +69,97 @@ class VectorFiles:
         Raises:
             OSError: they cannot be written.
         """
-        self._vectors.touch(exist_ok=False)
+        for path in self.paths:
+            path.touch(exist_ok=False)
 
-    def append(self, slots: int, embeddings: Embeddings) -> None:
+    def append(self, slots: int, embeddings: Embeddings, connection: sqlite3.Connection) -> None:
         """Write embeddings ``(n, dim)`` behind the first ``slots``; they are on the disk then.
+
+        The blocks that they complete are quantized, and recorded in the connection's transaction.
 
         Raises:
             OSError: they cannot be written.
+            sqlite3.Error: the blocks cannot be recorded.
         """
-        with self._vectors.open("r+b") as file:
-            file.seek(slots * self._dim * _FLOAT.itemsize)
-            file.write(np.ascontiguousarray(embeddings, _FLOAT).tobytes())
-            file.flush()
-            getattr(os, "fdatasync", os.fsync)(file.fileno())
+        embeddings = np.ascontiguousarray(embeddings, _FLOAT)
+        with (
+            self._vectors.open("r+b") as vectors,
+            self._codes.open("r+b") as codes,
+            self._scales.open("r+b") as scales,
+        ):
+            vectors.seek(slots * self._dim * _FLOAT.itemsize)
+            vectors.write(embeddings.data.cast("B") if embeddings.size else b"")
+            vectors.flush()
+            for block in range(slots // BLOCK, (slots + len(embeddings)) // BLOCK):
+                check_cancelled()
+                start = block * BLOCK
+                rows = embeddings[start - slots : start - slots + BLOCK]
+                if start < slots:
+                    vectors.seek(start * self._dim * _FLOAT.itemsize)
+                    rows = np.frombuffer(
+                        vectors.read(BLOCK * self._dim * _FLOAT.itemsize), _FLOAT
+                    ).reshape(BLOCK, self._dim)
+                self._append_block(block, rows, codes, scales, connection)
+            for file in (vectors, codes, scales):
+                file.flush()
+                _sync(file.fileno())
 
-    def map(self, slots: int) -> Embeddings:
-        """Map the vectors of the first slots, ``(slots, dim)``, read-only.
+    def _append_block(
+        self,
+        block: int,
+        rows: Embeddings,
+        codes: BinaryIO,
+        scales: BinaryIO,
+        connection: sqlite3.Connection,
+    ) -> None:
+        """Write the codes of a block, and record it."""
+        quantized = QuantizedBlocks.empty(1, self._dim)
+        quantized.quantize(0, rows)
+        parts = [quantized.codes.data.cast("B"), quantized.scales.astype(_FLOAT).data.cast("B")]
+        for file, part in zip((codes, scales), parts, strict=True):
+            file.seek(block * len(part))
+            file.write(part)
+        checksums = zlib.crc32(rows.data.cast("B")), zlib.crc32(parts[1], zlib.crc32(parts[0]))
+        values = (self._generation, block, *quantized.bounds[0].tolist(), *checksums)
+        connection.execute(_INSERT, values)
+
+    def map(self, slots: int, connection: sqlite3.Connection) -> MappedVectors:
+        """Map the vectors of the first slots and the codes of their whole blocks.
 
         Raises:
-            ArtifactError: the file is missing or too short.
+            ArtifactError: a file is missing or too short, or a block is not recorded.
+            sqlite3.Error: the database cannot be read.
         """
-        if not slots:
-            return np.empty((0, self._dim), np.float32)
-        try:
-            mapped: NDArray[np.float32] = np.memmap(
-                self._vectors, _FLOAT, "r", shape=(slots, self._dim)
+        count = slots // BLOCK
+        bounds = np.array(connection.execute(_SELECT, (self._generation, count)).fetchall())
+        if len(bounds) != count:
+            raise unreadable(
+                self._codes, ValueError(f"{len(bounds)} of its {count} blocks are recorded")
             )
-        except (OSError, ValueError) as error:
-            raise unreadable(self._vectors, error) from error
-        return mapped
+        return MappedVectors(
+            _map(self._vectors, _FLOAT, (slots, self._dim)),
+            QuantizedBlocks(
+                _map(self._codes, np.dtype(np.int8), (count, self._dim, BLOCK)),
+                _map(self._scales, _FLOAT, (count, 3, BLOCK)),
+                bounds.reshape(count, 4),
+            ),
+        )
+
+
+def _sync(descriptor: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Map the beginning of a file.
+
+    Raises:
+        ArtifactError: it is missing or too short.
+    """
+    try:
+        if math.prod(shape):
+            return np.memmap(path, dtype, "r", shape=shape)
+        path.stat()
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    return np.empty(shape, dtype)
