@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
+TEXT_COMMAND = "lookalike search FOLDER WORDS --encoder clip-b32"
+"""The command that searches by text with an image-text encoder, for messages."""
+
+
 class LookalikeError(Exception):
     """Root of all exceptions that lookalike raises on purpose.
 

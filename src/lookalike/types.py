@@ -19,6 +19,9 @@ ImageArray = NDArray[np.uint8]
 Embeddings = NDArray[np.float32]
 """``(n, dim)`` float32, finite."""
 
+MAX_DIM = 1_000_000
+"""Longest embedding."""
+
 Metadata = Mapping[str, Any]
 """The metadata of an image, as JSON values. Evaluation reads the column ``label`` by default."""
 

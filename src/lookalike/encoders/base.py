@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from lookalike.artifacts import ENCODER_MANIFEST
 from lookalike.documents import Fields
-from lookalike.errors import ArtifactError, ImageError, InputError, SettingError, UnknownNameError
+from lookalike.errors import (
+    TEXT_COMMAND,
+    ArtifactError,
+    ImageError,
+    InputError,
+    SettingError,
+    UnknownNameError,
+)
 from lookalike.files import valid_text
 from lookalike.formatting import printable
 from lookalike.images.decode import (
@@ -35,6 +42,7 @@ from lookalike.sources.inputs import (
     count_of,
     stream_images,
 )
+from lookalike.types import MAX_DIM as MAX_DIM
 from lookalike.types import Embeddings, ImageArray
 from lookalike.vectors import unit_rows
 
@@ -43,9 +51,6 @@ MANIFEST = ENCODER_MANIFEST
 FIT_MODES = ("crop", "stretch", "white", "border")
 """How an image is fitted to the input size: center crop, stretch, or pad with white or with the
 border color."""
-
-MAX_DIM = 1_000_000
-"""Longest embedding."""
 
 MAX_SIDE = 4096
 """Largest height and width of an encoder's input, in pixels."""
@@ -58,9 +63,6 @@ MIN_CROP = 0.01
 
 NATIVE_LIMIT = 64
 """Images that all have one size of at most this many pixels a side are not resized."""
-
-TEXT_COMMAND = "lookalike search FOLDER WORDS --encoder clip-b32"
-"""The command that searches by text with an image-text encoder."""
 
 
 class Encoder(ABC):

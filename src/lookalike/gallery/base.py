@@ -5,18 +5,19 @@ from __future__ import annotations
 import html
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.gallery.ids import as_id, as_ids, missing_row_error
-from lookalike.gallery.items import GalleryItem
-from lookalike.images.inline import grid_html
-from lookalike.progress import ProgressOption
 from lookalike.search.searchable import Searchable
-from lookalike.sources.inputs import ManyImages, OneImage
-from lookalike.types import ImageArray, Metadata
+
+if TYPE_CHECKING:
+    from lookalike.gallery.items import GalleryItem
+    from lookalike.progress import ProgressOption
+    from lookalike.sources.inputs import ManyImages, OneImage
+    from lookalike.types import ImageArray, Metadata
 
 D = TypeVar("D")
 
@@ -179,6 +180,8 @@ class BaseGallery(Searchable):
 
     def _repr_html_(self) -> str:
         """Return facts and a row of images for a notebook; what cannot be read is left out."""
+        from lookalike.images.inline import grid_html
+
         try:
             facts = html.escape(repr(self))
             images = [

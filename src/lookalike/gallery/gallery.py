@@ -14,8 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from lookalike.arguments import checked
 from lookalike.cancellation import check_cancelled
-from lookalike.encoders.base import Encoder
-from lookalike.encoders.external import ExternalEncoder
 from lookalike.errors import (
     CancelledError,
     ImageError,
@@ -24,33 +22,16 @@ from lookalike.errors import (
 )
 from lookalike.files import is_url
 from lookalike.formatting import format_count
-from lookalike.gallery import uploads
-from lookalike.gallery.adding import add_images
 from lookalike.gallery.base import BaseGallery
 from lookalike.gallery.ids import as_id, as_ids, missing_row_error
 from lookalike.gallery.indexing import IndexedGallery
 from lookalike.gallery.items import GalleryItem
 from lookalike.gallery.lookup import find_rows, ids_like
-from lookalike.gallery.searching import run_request
 from lookalike.gallery.storage import (
     create_storage,
 )
-from lookalike.gallery.vectors import ExternalRows, TemporaryFolder
-from lookalike.images.decode import shrink_image
 from lookalike.metadata import metadata_changes
 from lookalike.progress import ProgressOption, reporting
-from lookalike.search.hits import Hits
-from lookalike.search.request import SearchRequest
-from lookalike.sources import (
-    Item,
-    ItemSource,
-    SourceOptions,
-    open_items,
-)
-from lookalike.sources.inputs import ManyImages, OneImage
-from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS
-from lookalike.sources.sampling import thread_map
-from lookalike.sources.tables import add_metadata, data_frame
 from lookalike.stores.base import (
     Record,
     RowReader,
@@ -67,8 +48,13 @@ from lookalike.types import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lookalike.encoders.base import Encoder
     from lookalike.gallery.copy import CopyReport
     from lookalike.gallery.neighbors import Neighbors
+    from lookalike.search.hits import Hits
+    from lookalike.search.request import SearchRequest
+    from lookalike.sources import Item, ItemSource
+    from lookalike.sources.inputs import ManyImages, OneImage
 
 _PREVIEW_SIDE = 160
 """Pixels on the longer side of images in a notebook."""
@@ -162,12 +148,8 @@ class Gallery(IndexedGallery, BaseGallery):
             FingerprintError: its rows are of another encoder.
             UnreachableError: the server does not answer.
         """
-        if encoder is not None and not isinstance(encoder, Encoder):
-            raise InputError(
-                f"{{encoder}} must be an Encoder, such as of lookalike.open_encoder or "
-                f"lookalike.encoders.from_callable, not {type(encoder).__name__}",
-                encoder=None,
-            )
+        if encoder is not None:
+            _check_encoder(encoder)
         return cls(path, encoder)
 
     @classmethod
@@ -206,6 +188,9 @@ class Gallery(IndexedGallery, BaseGallery):
             ArtifactError: the folder exists and is not empty.
             StorageError: it could not be written.
         """
+        from lookalike.encoders.external import ExternalEncoder
+        from lookalike.gallery.vectors import ExternalRows, TemporaryFolder
+
         rows = ExternalRows.of(embeddings, ids, uris, metadata)
         encoder = ExternalEncoder(name, rows.embeddings.shape[1])
         temporary = None
@@ -218,6 +203,8 @@ class Gallery(IndexedGallery, BaseGallery):
         return gallery
 
     def _search(self, request: SearchRequest) -> list[Hits]:
+        from lookalike.gallery.searching import run_request
+
         request = request.for_metric(self.metric)
         return self._read(lambda opened: run_request(self, opened, request))
 
@@ -234,6 +221,8 @@ class Gallery(IndexedGallery, BaseGallery):
         progress: ProgressOption = True,
     ) -> list[str]:
         """Encode images and store them in the gallery; see :meth:`BaseGallery.add`."""
+        from lookalike.gallery.adding import add_images
+
         with reporting(progress) as on_progress:
             return add_images(self, images, ids, metadata, on_progress)
 
@@ -249,6 +238,8 @@ class Gallery(IndexedGallery, BaseGallery):
 
     def update_metadata(self, id: str, metadata: Metadata) -> dict[str, Any]:  # noqa: A002
         """Change the metadata of an added image; see :meth:`BaseGallery.update_metadata`."""
+        from lookalike.gallery import uploads
+
         return uploads.update_metadata(self, as_id(id), metadata_changes(metadata))
 
     def embedding(self, id: str) -> NDArray[np.float32]:  # noqa: A002
@@ -282,6 +273,8 @@ class Gallery(IndexedGallery, BaseGallery):
         Raises:
             MissingDependencyError: pandas is not installed.
         """
+        from lookalike.sources.tables import add_metadata, data_frame
+
         records = self._read(lambda opened: list(opened.snapshot().store.records()))
         columns: dict[str, Any] = {
             "id": [record.id for record in records],
@@ -314,6 +307,8 @@ class Gallery(IndexedGallery, BaseGallery):
         return self._read(lambda opened: ids_like(opened.snapshot().store, id))
 
     def _preview(self, count: int) -> list[tuple[ImageArray | None, str]]:
+        from lookalike.images.decode import shrink_image
+
         rows = list(self._read(lambda opened: opened.snapshot().store.sample(2 * count)).records())
         local = [row for row in rows if row.uri and not is_url(row.uri)]  # URLs may take long
         cells: list[tuple[ImageArray | None, str]] = []
@@ -411,6 +406,8 @@ class Gallery(IndexedGallery, BaseGallery):
         Raises:
             SourceError: the source of some rows is missing. A missing file raises when it is read.
         """
+        from lookalike.sources import ItemSource
+
         records = self._read(lambda opened: list(opened.store.records()))
         return ItemSource(self.path.name, str(self.path), self.open_rows(records))
 
@@ -424,6 +421,10 @@ class Gallery(IndexedGallery, BaseGallery):
         Raises:
             SourceError: the source of some rows is missing. A missing file raises when it is read.
         """
+        from lookalike.sources import SourceOptions, open_items
+        from lookalike.sources.base import Item
+        from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS
+
         recorded = {
             name: SourceOptions.from_dict(fields) for name, fields in self.source_options.items()
         }
@@ -467,6 +468,7 @@ class Gallery(IndexedGallery, BaseGallery):
         Raises:
             CancelledError: the work was cancelled, or its time is over.
         """
+        from lookalike.sources.sampling import thread_map
 
         def read(row: GalleryRow) -> ImageArray | None:
             check_cancelled()
@@ -493,6 +495,22 @@ class Gallery(IndexedGallery, BaseGallery):
             "bytes": _size(now.path),
             **opened.storage.facts,
         }
+
+
+def _check_encoder(value: object) -> None:
+    """Check that an argument is an encoder.
+
+    Raises:
+        InputError: it is something else.
+    """
+    from lookalike.encoders.base import Encoder
+
+    if not isinstance(value, Encoder):
+        raise InputError(
+            f"{{encoder}} must be an Encoder, such as of lookalike.open_encoder or "
+            f"lookalike.encoders.from_callable, not {type(value).__name__}",
+            encoder=None,
+        )
 
 
 def _no_image(row_id: str) -> ImageArray:

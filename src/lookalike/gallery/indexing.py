@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lookalike.arguments import checked
 from lookalike.errors import (
@@ -18,42 +18,22 @@ from lookalike.errors import (
 )
 from lookalike.files import escape_name
 from lookalike.gallery.archive import values_by_content
-from lookalike.gallery.ingest import (
-    ExistingRows,
-    IngestSummary,
-    IngestTarget,
-    Runner,
-    Turn,
-    count_changes,
-    ingest,
-)
 from lookalike.gallery.lookup import records_of
 from lookalike.gallery.state import GalleryState
-from lookalike.gallery.sync import (
-    LocatedSource,
-    SyncReport,
-    all_failed_error,
-    is_gone,
-    locate_source,
-    missing_rows,
-    same_location,
-)
 from lookalike.gallery.writing import WritableGallery
 from lookalike.progress import ProgressOption, reporting
-from lookalike.sources import (
-    FolderSource,
-    Source,
-    SourceOptions,
-    open_source,
-)
-from lookalike.sources.base import source_name
-from lookalike.sources.opening import with_name
 from lookalike.stores.base import (
     replaced_error,
 )
-from lookalike.types import (
-    ProgressCallback,
-)
+
+if TYPE_CHECKING:
+    from lookalike.gallery.ingest import ExistingRows, IngestSummary, Runner, Turn
+    from lookalike.gallery.sync import LocatedSource, SyncReport
+    from lookalike.sources import Source
+    from lookalike.types import ProgressCallback
+
+# Sources, and with them all decoders of images, are imported when something is indexed: most
+# galleries are opened to be searched.
 
 
 class IndexedGallery(WritableGallery):
@@ -98,6 +78,10 @@ class IndexedGallery(WritableGallery):
             StorageError: a batch could not be written, or another process is writing.
             SettingError: a dry run has a runner.
         """
+        from lookalike.gallery.ingest import ExistingRows, count_changes
+        from lookalike.gallery.sync import SyncReport, missing_rows
+        from lookalike.sources import Source
+
         if dry_run and runner is not None:
             raise SettingError(
                 "{dry_run} encodes nothing; remove {runner}", dry_run=None, runner=None
@@ -152,6 +136,10 @@ class IndexedGallery(WritableGallery):
         Raises:
             SourceError: see :func:`lookalike.open_source`.
         """
+        from lookalike.gallery.sync import is_gone, same_location
+        from lookalike.sources import SourceOptions, open_source
+        from lookalike.sources.base import source_name
+
         base = escape_name(str(spec))
         same = [each for each, other in self.sources.items() if same_location(base, other)]
         known = name or (same[0] if same else source_name(Path(spec).absolute().name))
@@ -181,6 +169,9 @@ class IndexedGallery(WritableGallery):
 
         A source that has moved is recognized by the images that its options take.
         """
+        from lookalike.gallery.sync import is_gone, locate_source
+        from lookalike.sources import FolderSource
+
         located = locate_source(source, self.sources, self._store.records, relocate=relocate)
         if located.moved_from:
             return replace(located, source=self._reopened(source, located.source.name))
@@ -197,6 +188,9 @@ class IndexedGallery(WritableGallery):
 
     def _reopened(self, source: Source, name: str) -> Source:
         """Return a source under a recorded name, with the options recorded of it."""
+        from lookalike.sources import SourceOptions, open_source
+        from lookalike.sources.opening import with_name
+
         recorded = self.source_options.get(name)
         if not recorded:
             return with_name(source, name)
@@ -216,6 +210,9 @@ class IndexedGallery(WritableGallery):
         Others may write between its batches, unless a runner writes rows itself. The list of
         sources is restored if every image fails.
         """
+        from lookalike.gallery.ingest import IngestTarget, ingest
+        from lookalike.gallery.sync import all_failed_error
+
         with contextlib.nullcontext() if runner is None else self._writing():
             before = self._register(source, existing, keep=runner is not None)
             encoder, identity = self.encoder, self.state.identity
@@ -267,6 +264,8 @@ class IndexedGallery(WritableGallery):
             SourceError: its source was removed meanwhile.
             BusyError: another process writes for too long.
         """
+        from lookalike.gallery.ingest import Turn
+
         with self._writing():
             if GalleryState.of(self._store).identity != identity:
                 raise replaced_error(self.path)

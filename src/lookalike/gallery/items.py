@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import LookalikeError
 from lookalike.formatting import format_metadata, printable
-from lookalike.images.inline import item_html
-from lookalike.types import ImageArray, Metadata
+
+if TYPE_CHECKING:
+    from lookalike.types import ImageArray, Metadata
 
 
 class ItemReader(Protocol):
@@ -70,6 +71,8 @@ class GalleryItem:
 
     def _repr_html_(self) -> str:
         """Return its image, if it can be read, and its metadata, for a notebook."""
+        from lookalike.images.inline import item_html
+
         try:
             image = self.image()
         except LookalikeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from lookalike.stores.base import Record, RowReader, Rows
 _READ_AT_ONCE = 1_000
 
 _FEW = 8
-"""Ids that are tried one by one, where not all have a row; more are compared with all ids."""
+"""Ids that are tried one by one, where not all have a row."""
 
 _MAX_SEARCHED = 20_000
 """Rows of a store up to which all ids are read to suggest one."""
@@ -29,11 +30,35 @@ def rows_of(store: RowReader, ids: Sequence[str]) -> Iterator[Rows]:
             yield store.get(batch)
         except MissingRowError:
             if len(batch) > _FEW:
-                known = frozenset(store.ids())
-                yield from rows_of(store, [row_id for row_id in batch if row_id in known])
+                yield from rows_of(store, existing_ids(store, batch))
             elif len(batch) > 1:
                 for row_id in batch:
                     yield from rows_of(store, [row_id])
+
+
+def existing_ids(store: RowReader, ids: Sequence[str]) -> list[str]:
+    """Return the ids that rows have, in this order."""
+    numbers = store.row_numbers(ids).tolist()
+    return [row_id for row_id, number in zip(ids, numbers, strict=True) if number >= 0]
+
+
+def matching_ids(store: RowReader, wanted: Sequence[str]) -> list[str]:
+    """Return the ids that are wanted, by themselves or by patterns, sorted.
+
+    All ids are read only if some are patterns.
+
+    Raises:
+        MissingRowError: none is, by one of them.
+    """
+    matching = set(existing_ids(store, wanted))
+    patterns = [each for each in wanted if each not in matching]
+    ids = store.ids() if patterns else ()
+    for pattern in patterns:
+        matches = {row_id for row_id in ids if fnmatch.fnmatchcase(row_id, pattern)}
+        if not matches:
+            raise missing_row_error(pattern, similar_ids(pattern, ids))
+        matching |= matches
+    return sorted(matching)
 
 
 def records_of(store: RowReader, ids: Sequence[str]) -> Iterator[Record]:

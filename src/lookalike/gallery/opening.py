@@ -6,9 +6,8 @@ import threading
 from collections.abc import Callable, Mapping
 from copy import copy
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from lookalike.encoders.base import Encoder
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,
@@ -23,7 +22,6 @@ from lookalike.gallery.storage import (
     open_storage,
     read_gallery_manifest,
 )
-from lookalike.gallery.vectors import TemporaryFolder
 from lookalike.stores.base import (
     RowReader,
     VectorStore,
@@ -33,6 +31,10 @@ from lookalike.stores.registry import is_address
 from lookalike.types import (
     Metric,
 )
+
+if TYPE_CHECKING:
+    from lookalike.encoders.base import Encoder
+    from lookalike.gallery.vectors import TemporaryFolder
 
 T = TypeVar("T")
 

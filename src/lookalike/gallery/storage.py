@@ -19,9 +19,10 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lookalike.artifacts import (
+    ENCODER_MANIFEST,
     GALLERY_MANIFEST,
     manifest_bytes,
     new_folder,
@@ -32,8 +33,6 @@ from lookalike.artifacts import (
 )
 from lookalike.config import settings
 from lookalike.documents import LARGE, Fields
-from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
-from lookalike.encoders.base import MAX_DIM, Encoder
 from lookalike.errors import (
     ArtifactError,
     FingerprintError,
@@ -52,8 +51,6 @@ from lookalike.files import (
 )
 from lookalike.gallery.servers import check_server, remember_server
 from lookalike.gallery.state import GalleryState
-from lookalike.sources.options import NO_LIMIT, PAGES, SourceOptions
-from lookalike.sources.path_kinds import no_gallery_error
 from lookalike.stores.base import VectorStore, replaced_error
 from lookalike.stores.embedded.store import EmbeddedStore
 from lookalike.stores.registry import (
@@ -65,7 +62,10 @@ from lookalike.stores.registry import (
     open_store,
     parse_address,
 )
-from lookalike.types import Metric
+from lookalike.types import MAX_DIM, Metric
+
+if TYPE_CHECKING:
+    from lookalike.encoders.base import Encoder
 
 MANIFEST = GALLERY_MANIFEST
 ENCODER = "encoder"
@@ -321,6 +321,8 @@ def _read_folder_manifest(folder: Path) -> dict[str, Any]:
     except ArtifactError:
         if (folder / MANIFEST).exists():
             raise
+        from lookalike.sources.path_kinds import no_gallery_error  # loads all decoders
+
         raise no_gallery_error(folder) from None
 
 
@@ -352,6 +354,8 @@ def _check_options(fields: Fields) -> None:
     Raises:
         ArtifactError: one is invalid.
     """
+    from lookalike.sources.options import NO_LIMIT, PAGES, SourceOptions  # loads all decoders
+
     fields.texts("include", ())
     fields.texts("exclude", ())
     fields.text("pages", PAGES[0], allowed=PAGES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -14,7 +13,7 @@ from typing import Any
 from lookalike.errors import ImageError, SourceError
 from lookalike.files import unescape_name
 from lookalike.formatting import format_count, printable
-from lookalike.gallery.ids import UPLOADS, missing_row_error, similar_ids
+from lookalike.gallery.ids import UPLOADS
 from lookalike.gallery.ingest import Change, IngestSummary, item_hash
 from lookalike.images.options import FURTHER_FRAMES, FURTHER_PAGES
 from lookalike.sources import (
@@ -295,26 +294,6 @@ def _count_moved(source: Source, rows: Mapping[str, Record], removed: Set[str]) 
     new = [index for index, item in enumerate(source) if item.id not in rows]
     found = wanted.intersection(thread_map(partial(_hash_at, source), new))
     return sum(rows[row_id].content_hash in found for row_id in removed)
-
-
-def matching_ids(wanted: Iterable[str], ids: Sequence[str]) -> list[str]:
-    """Return the ids that are wanted, by themselves or by patterns, sorted.
-
-    Raises:
-        MissingRowError: none is, by one of them.
-    """
-    known = frozenset(ids)
-    matching: set[str] = set()
-    for each in wanted:
-        matches = {each} if each in known else _glob(each, ids)
-        if not matches:
-            raise missing_row_error(each, similar_ids(each, ids))
-        matching |= matches
-    return sorted(matching)
-
-
-def _glob(pattern: str, ids: Sequence[str]) -> set[str]:
-    return {row_id for row_id in ids if fnmatch.fnmatchcase(row_id, pattern)}
 
 
 def all_failed_error(source: Source, summary: IngestSummary) -> SourceError:

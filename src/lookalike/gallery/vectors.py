@@ -18,7 +18,6 @@ from lookalike.errors import InputError
 from lookalike.files import escape_name, expand_home, is_url
 from lookalike.gallery.ids import can_be_id, check_distinct, id_text
 from lookalike.metadata import check_metadata, is_missing, metadata_rows
-from lookalike.sources import DATASET_PREFIX
 from lookalike.stores.base import Rows
 from lookalike.types import Embeddings, check_embeddings
 from lookalike.vectors import as_numbers
@@ -123,6 +122,8 @@ def _uri(value: object) -> str:
         return ""
     if not isinstance(value, str | os.PathLike):
         raise InputError(f"uris: expected paths or URLs, got {type(value).__name__}")
+    from lookalike.sources import DATASET_PREFIX
+
     text = os.fspath(value)
     if not isinstance(text, str) or "\0" in text:
         raise InputError(f"uris: {text!r:.80} is no path or URL")

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lookalike.arguments import checked
 from lookalike.artifacts import sole_writer
@@ -27,7 +27,7 @@ from lookalike.filters import Where, as_filter
 from lookalike.gallery.archive import ColumnArchive, written_values
 from lookalike.gallery.derived import delete_outdated
 from lookalike.gallery.ids import UPLOADS, as_ids
-from lookalike.gallery.lookup import records_of
+from lookalike.gallery.lookup import matching_ids, records_of
 from lookalike.gallery.opening import StoredGallery
 from lookalike.gallery.state import GalleryState
 from lookalike.gallery.storage import (
@@ -36,16 +36,15 @@ from lookalike.gallery.storage import (
     LOCK,
     QUEUE,
 )
-from lookalike.gallery.sync import (
-    matching_ids,
-)
 from lookalike.stores.base import (
     Rows,
     matching_rows,
 )
-from lookalike.types import (
-    Metadata,
-)
+
+if TYPE_CHECKING:
+    from lookalike.types import (
+        Metadata,
+    )
 
 _UPLOADED = re.compile(r"\.?[0-9a-f]{24}-[0-9a-f]{16}(\.[0-9a-z.]*)?")
 """Names of files of uploaded images, and of those that were being written."""
@@ -227,11 +226,10 @@ class WritableGallery(StoredGallery):
             return [record.id for record in self.store.records(f"{source}:")]
         ids = as_ids(ids)
         view = self.snapshot().store
-        known = view.ids()
         if where is not None:
-            places = matching_rows(as_filter(where), view.columns())
-            return [] if places is None else [known[place] for place in places]
-        return matching_ids(ids, known)
+            numbers = matching_rows(as_filter(where), view.columns())
+            return [] if numbers is None else sorted(view.ids_at(numbers))
+        return matching_ids(view, ids)
 
     @checked
     def remove_rows(

@@ -13,8 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.encoders.base import TEXT_COMMAND
-from lookalike.errors import ImageError, InputError, MissingRowError, SettingError
+from lookalike.errors import TEXT_COMMAND, ImageError, InputError, MissingRowError, SettingError
 from lookalike.search.keywords import keywords_of_text
 from lookalike.search.region import QueryRegion
 from lookalike.search.request import Example, Query, SearchRequest

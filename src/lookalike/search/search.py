@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
-from lookalike.encoders.base import TEXT_COMMAND
-from lookalike.errors import InputError, MissingRowError
+from lookalike.errors import TEXT_COMMAND, InputError, MissingRowError
 from lookalike.filters import Filter, RowFilter
 from lookalike.formatting import shorten
 from lookalike.images import local_features

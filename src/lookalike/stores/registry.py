@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lookalike.errors import SettingError, UnknownNameError
-from lookalike.sources.base import failure_reason
 from lookalike.stores.addresses import (
     AddressedStore,
     PlainAddress,
@@ -31,10 +30,11 @@ from lookalike.stores.addresses import (
     scheme_of,
 )
 from lookalike.stores.milvus.address import Address
-from lookalike.types import Metric
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from lookalike.types import Metric
 
 ENTRY_POINT_GROUP = "lookalike.stores"
 
@@ -114,6 +114,8 @@ def find_store_spec(scheme: str) -> StoreSpec:
     try:
         spec = entry_point.load()
     except Exception as error:
+        from lookalike.sources.base import failure_reason
+
         raise SettingError(f"{place}: cannot be imported ({failure_reason(error)})") from error
     if not isinstance(spec, StoreSpec):
         raise SettingError(f"{place}: is a {type(spec).__name__}, not a StoreSpec")
