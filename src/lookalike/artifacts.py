@@ -12,8 +12,6 @@ import json
 import logging
 import math
 import os
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -68,7 +66,7 @@ def write_atomically(
     Raises:
         StorageError: the write failed (disk full, no permission); ``path`` is unchanged.
     """
-    partial = path.parent / f".{path.name[:_LONGEST_PREFIX]}.{secrets.token_hex(8)}"
+    partial = path.parent / f".{path.name[:_LONGEST_PREFIX]}.{os.urandom(8).hex()}"
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -310,7 +308,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise ArtifactError(f"{path}: already exists; choose another name or remove it first")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.parent / f".{path.name[:_LONGEST_PREFIX]}.{secrets.token_hex(8)}"
+        partial = path.parent / f".{path.name[:_LONGEST_PREFIX]}.{os.urandom(8).hex()}"
         partial.mkdir()
     except OSError as error:
         raise storage_error(path, error) from error
@@ -323,6 +321,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         # The message names the temporary folder, which means nothing to the user.
         raise StorageError(str(error).replace(str(partial), str(path))) from error
     finally:
+        import shutil
+
         shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -425,13 +425,14 @@ class _Search:
         Raises:
             MissingRowError: there is none; the one that was meant is suggested.
         """
-        from lookalike.gallery.ids import missing_row_error, similar_ids
+        from lookalike.gallery.ids import missing_row_error
+        from lookalike.gallery.lookup import ids_like
 
         for each in ids:
             if each not in self._gallery:
                 of_sources = [f"{source}:{each}" for source in self._gallery.sources]
                 near = [other for other in of_sources if other in self._gallery]
-                raise missing_row_error(each, near or similar_ids(each, self._gallery.store.ids()))
+                raise missing_row_error(each, near or ids_like(self._gallery.store, each))
 
     def combined(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -180,6 +179,8 @@ class BaseGallery(Searchable):
 
     def _repr_html_(self) -> str:
         """Return facts and a row of images for a notebook; what cannot be read is left out."""
+        import html
+
         from lookalike.images.inline import grid_html
 
         try:

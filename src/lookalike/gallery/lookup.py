@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import MissingRowError
-from lookalike.gallery.ids import can_be_id, missing_row_error, possible_ids, similar_ids
+from lookalike.gallery.ids import can_be_id, missing_row_error, possible_ids
 from lookalike.stores.base import Record, RowReader, Rows
 
 _READ_AT_ONCE = 1_000
@@ -18,8 +18,8 @@ _READ_AT_ONCE = 1_000
 _FEW = 8
 """Ids that are tried one by one, where not all have a row."""
 
-_MAX_SEARCHED = 20_000
-"""Rows of a store up to which all ids are read to suggest one."""
+_COMPARED = 2_000
+"""Ids at the beginning and around an id that are compared to suggest one."""
 
 
 def rows_of(store: RowReader, ids: Sequence[str]) -> Iterator[Rows]:
@@ -56,7 +56,7 @@ def matching_ids(store: RowReader, wanted: Sequence[str]) -> list[str]:
     for pattern in patterns:
         matches = {row_id for row_id in ids if fnmatch.fnmatchcase(row_id, pattern)}
         if not matches:
-            raise missing_row_error(pattern, similar_ids(pattern, ids))
+            raise missing_row_error(pattern, ids_like(store, pattern))
         matching |= matches
     return sorted(matching)
 
@@ -102,5 +102,8 @@ def _by_id(store: RowReader, ids: Sequence[str]) -> dict[str, tuple[Record, NDAr
 
 
 def ids_like(store: RowReader, wanted: str) -> list[str]:
-    """Return a few ids among which the one that was meant may be; none of a large store."""
-    return similar_ids(wanted, store.ids()) if store.count() <= _MAX_SEARCHED else []
+    """Return a few ids among which the one that was meant may be; none of a large server."""
+    near = [*store.ids_near("", _COMPARED)]
+    for each in possible_ids(wanted):
+        near += store.ids_near(each, _COMPARED // 2)
+    return list(dict.fromkeys(near))

@@ -14,7 +14,6 @@ only through :func:`lookalike.files.bare_name`, and a folder's parts may not be 
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -529,6 +528,8 @@ def _encoder_files(store: AddressedStore) -> dict[str, bytes]:
     Raises:
         ArtifactError: one is missing, has changed, or is not one that an encoder has.
     """
+    import hashlib
+
     from lookalike.encoders.persistence import describe_manifest, file_hashes
 
     place = f"{store.address}: {ENCODER}/{ENCODER_MANIFEST}"

@@ -25,7 +25,6 @@ from lookalike.errors import (
 from lookalike.files import unescape_name
 from lookalike.filters import Where, as_filter
 from lookalike.gallery.archive import ColumnArchive, written_values
-from lookalike.gallery.derived import delete_outdated
 from lookalike.gallery.ids import UPLOADS, as_ids
 from lookalike.gallery.lookup import matching_ids, records_of
 from lookalike.gallery.opening import StoredGallery
@@ -340,6 +339,8 @@ class WritableGallery(StoredGallery):
             self._purge()
 
     def _purge(self) -> None:
+        from lookalike.gallery.derived import delete_outdated
+
         self._sweep_uploads()
         delete_outdated(self.path, GalleryState.of(self._store))
         self._store.optimize(self.metric, purge=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_right
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -215,11 +214,9 @@ async def delete_item(opened: GalleryDep, service: ServiceDep, row_id: ItemId) -
 
 def _page(gallery: Gallery, after: str, limit: int) -> schemas.ItemIds:
     """Return the ids that follow one."""
-    ids = gallery.store.ids()
-    start = bisect_right(ids, after)
-    page = list(ids[start : start + limit])
-    more = start + limit < len(ids)
-    return schemas.ItemIds(ids=page, next=page[-1] if more else None, rows=len(ids))
+    ids = gallery.store.ids_after(after, limit + 1)
+    page = list(ids[:limit])
+    return schemas.ItemIds(ids=page, next=page[-1] if len(ids) > limit else None, rows=len(gallery))
 
 
 def _tag(opened: OpenGallery, row: Rows, variant: int | str) -> str:

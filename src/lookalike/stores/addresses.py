@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Protocol, Self
-from urllib.parse import parse_qsl
 
 from lookalike.errors import SettingError
 from lookalike.stores.base import VectorStore
@@ -134,6 +132,8 @@ class PlainAddress:
     @property
     def options(self) -> dict[str, str]:
         """The options, by name; the last of a name counts."""
+        from urllib.parse import parse_qsl
+
         return dict(parse_qsl(self.text.partition("?")[2], keep_blank_values=True))
 
     @property
@@ -145,6 +145,8 @@ class PlainAddress:
     @property
     def folder(self) -> str:
         """The scheme, and a hash of the location."""
+        import hashlib
+
         return f"{self.scheme}_{hashlib.sha256(str(self).encode()).hexdigest()[:16]}"
 
     @property

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import random
+import os
 import re
-import uuid
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError, ReplacedError, SettingError
-from lookalike.filters import Columns, Filter, RowFilter
-from lookalike.filters.facets import Facet
 from lookalike.types import Embeddings, Hit, Metadata, Metric, check_embeddings
+
+if TYPE_CHECKING:
+    from lookalike.filters import Columns, Filter, RowFilter
+    from lookalike.filters.facets import Facet
 
 MAX_K = 16_384
 """Maximum number of hits per query."""
@@ -191,6 +192,17 @@ class RowReader(Protocol):
         """Return the ids of all rows, sorted."""
         ...
 
+    def ids_after(self, row_id: str, count: int) -> Sequence[str]:
+        """Return the first ids, sorted, that come after a text; at most so many."""
+        ...
+
+    def ids_near(self, row_id: str, count: int) -> Sequence[str]:
+        """Return ids that come before and after a text, sorted; at most so many of each.
+
+        None where that would read the ids of a large store.
+        """
+        ...
+
     def row_numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the numbers of rows, from 0; -1 where there is no row with an id.
 
@@ -248,6 +260,36 @@ class RowReader(Protocol):
         ...
 
 
+class TextSearch(Protocol):
+    """Full-text search in names and metadata of the rows of one snapshot, by row number.
+
+    A keyword matches words that begin with it, ignoring case and accents; a phrase in double quotes
+    matches its words in that order. A reader that has such a search offers it as ``full_text()``.
+
+    Every method raises InputError if there is no keyword, or more than 50, or more than 2,000
+    characters; CancelledError when the work was cancelled; and ArtifactError when the rows are
+    broken. Repeated calls with the same keywords cost little.
+    """
+
+    def matching(self, keywords: str) -> NDArray[np.int64]:
+        """Return the rows with any of the keywords, ascending."""
+        ...
+
+    def scores(self, keywords: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the BM25 scores of rows (Robertson & Zaragoza 2009), 0 where nothing matches.
+
+        They are those of the metadata and of the name, added.
+        """
+        ...
+
+    def unmatched(self, keywords: str) -> dict[str, str | None]:
+        """Return the keywords that match no row, each with the most similar word that one has.
+
+        The word is None if there is no similar one.
+        """
+        ...
+
+
 class VectorStore(RowReader, Protocol):
     """Rows by id that can be written. Rows with NaN or Inf are refused."""
 
@@ -286,7 +328,7 @@ _LONGEST_NUMBER = 20
 
 def new_revision(number: int) -> str:
     """Return the revision of the commit with this number, with a random mark."""
-    return f"{number}-{uuid.uuid4().hex[:12]}"
+    return f"{number}-{os.urandom(6).hex()}"
 
 
 def revision_number(revision: str) -> int:
@@ -338,6 +380,8 @@ def sample_places(count: int, k: int, seed: int) -> list[int]:
     Raises:
         SettingError: ``k`` is not positive.
     """
+    import random
+
     if k < 1:
         raise SettingError("{k} must be at least 1", k=k)
     return random.Random(seed).sample(range(count), min(k, count))
@@ -351,6 +395,18 @@ def places_in(sorted_ids: Sequence[str], ids: Sequence[str]) -> NDArray[np.int64
         exists = place < len(sorted_ids) and sorted_ids[place] == row_id
         places[number] = place if exists else -1
     return places
+
+
+def ids_after(sorted_ids: Sequence[str], row_id: str, count: int) -> Sequence[str]:
+    """Return the first of sorted ids that come after a text."""
+    start = bisect_right(sorted_ids, row_id)
+    return sorted_ids[start : start + count]
+
+
+def ids_near(sorted_ids: Sequence[str], row_id: str, count: int) -> Sequence[str]:
+    """Return the ids of sorted ones that come before and after a text, so many of each."""
+    place = bisect_left(sorted_ids, row_id)
+    return sorted_ids[max(0, place - count) : place + count]
 
 
 def count_matching(where: Filter, columns: Columns) -> int:
@@ -372,6 +428,8 @@ _latest: WeakKeyDictionary[Columns, tuple[Filter, NDArray[np.int64]]] = WeakKeyD
 
 def selected_rows(where: Filter, columns: Columns) -> RowFilter:
     """Return the filter of the rows that another one matches, by their numbers."""
+    from lookalike.filters import RowFilter
+
     if isinstance(where, RowFilter):
         return where
     latest = _latest.get(columns)

@@ -20,6 +20,8 @@ from lookalike.stores.base import (
     check_queries,
     check_rows,
     count_matching,
+    ids_after,
+    ids_near,
     matching_rows,
     new_revision,
     places_in,
@@ -99,6 +101,14 @@ class MemorySnapshot:
     def ids(self) -> Sequence[str]:
         """Return the ids of all rows, sorted."""
         return self._ids
+
+    def ids_after(self, row_id: str, count: int) -> Sequence[str]:
+        """Return the first ids, sorted, that come after a text."""
+        return ids_after(self._ids, row_id, count)
+
+    def ids_near(self, row_id: str, count: int) -> Sequence[str]:
+        """Return ids that come before and after a text, sorted."""
+        return ids_near(self._ids, row_id, count)
 
     def row_numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the numbers of rows: their places among the sorted ids."""

@@ -29,11 +29,11 @@ from lookalike.stores.addresses import (
     is_address,
     scheme_of,
 )
-from lookalike.stores.milvus.address import Address
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from lookalike.stores.milvus.address import Address
     from lookalike.types import Metric
 
 ENTRY_POINT_GROUP = "lookalike.stores"
@@ -135,6 +135,8 @@ def parse_address(text: str) -> StoreAddress:
     if not scheme:
         raise SettingError(f"{text}: expected an address such as {_MILVUS.example}")
     if scheme in _BUILT_IN:
+        from lookalike.stores.milvus.address import Address
+
         return Address.parse(text)
     if scheme not in _entry_points():
         raise UnknownNameError("store", scheme, store_schemes())

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.filters import Columns, Filter
-from lookalike.filters.facets import Facet
 from lookalike.stores.base import Record, RowReader, Rows
 from lookalike.types import Embeddings, Hit, Metric
+
+if TYPE_CHECKING:
+    from lookalike.filters import Columns, Filter
+    from lookalike.filters.facets import Facet
 
 
 class SnapshotStore(ABC):
@@ -77,6 +80,14 @@ class SnapshotStore(ABC):
     def ids(self) -> Sequence[str]:
         """Return the ids of all rows, sorted."""
         return self.snapshot().ids()
+
+    def ids_after(self, row_id: str, count: int) -> Sequence[str]:
+        """Return the first ids, sorted, that come after a text."""
+        return self.snapshot().ids_after(row_id, count)
+
+    def ids_near(self, row_id: str, count: int) -> Sequence[str]:
+        """Return ids that come before and after a text, sorted."""
+        return self.snapshot().ids_near(row_id, count)
 
     def row_numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the numbers of rows in the newest snapshot."""

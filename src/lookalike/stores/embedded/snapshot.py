@@ -8,19 +8,18 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled, holding, is_cancelled
 from lookalike.errors import MissingRowError
-from lookalike.filters import Columns, Filter, MetadataColumns
-from lookalike.filters.facets import Facet, facets
 from lookalike.metadata import parse_metadata
 from lookalike.stores.base import (
     Record,
     Rows,
+    TextSearch,
     check_queries,
     count_matching,
     matching_rows,
@@ -36,8 +35,13 @@ from lookalike.stores.embedded.database import (
     unreadable,
 )
 from lookalike.stores.embedded.vector_files import VectorFiles
-from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, Hit, Metric
+
+if TYPE_CHECKING:
+    from lookalike.filters import Columns, Filter, MetadataColumns
+    from lookalike.filters.facets import Facet
+    from lookalike.stores.exact import ExactIndex
+    from lookalike.stores.full_text import LatestMatches
 
 T = TypeVar("T")
 
@@ -95,6 +99,8 @@ class EmbeddedSnapshot:
 
     def facets(self, columns: Sequence[str] | None = None) -> list[Facet]:
         """Describe columns of the metadata."""
+        from lookalike.filters.facets import facets
+
         return facets(self.columns(), columns)
 
     def search(
@@ -107,13 +113,24 @@ class EmbeddedSnapshot:
         exact: bool = False,
     ) -> list[list[Hit]]:
         """Return the ``k`` nearest rows to each query."""
-        del exact
         queries = check_queries(queries, k, self.dim)
-        subset = (
-            None if where is None else self._slots_of(matching_rows(where, self.columns()))
-        )
-        nearest = self._index.search_with_ties(queries, k, metric, subset)
+        subset = None if where is None else self._slots_of(matching_rows(where, self.columns()))
+        nearest = None if exact else self._search_graph(queries, k, metric, subset)
+        if nearest is None:
+            nearest = self._index.search_with_ties(queries, k, metric, subset)
         return self._hits([each.rows for each in nearest], [each.distances for each in nearest], k)
+
+    def _search_graph(
+        self, queries: Embeddings, k: int, metric: Metric, subset: NDArray[np.int64] | None
+    ) -> list[Nearest] | None:
+        """Return about the nearest rows, by the graph of a metric; None if it is of no use."""
+        graph = self._graphs.get(self._database.parent, metric, self._facts.generation, self.dim)
+        if graph is None:
+            return None
+        from lookalike.stores.embedded.graph_search import GraphSearch
+
+        search = GraphSearch(graph, self._index, self._slots if subset is None else subset)
+        return search.search(queries, k, metric) if search.is_apt(k) else None
 
     def _hits(
         self,
@@ -143,6 +160,18 @@ class EmbeddedSnapshot:
         """Return the ids of all rows, sorted."""
         return [row_id for (row_id,) in self._select("SELECT id FROM rows ORDER BY id")]
 
+    def ids_after(self, row_id: str, count: int) -> Sequence[str]:
+        """Return the first ids, sorted, that come after a text."""
+        query = "SELECT id FROM rows WHERE id > ? ORDER BY id LIMIT ?"
+        return [each for (each,) in self._select(query, (row_id, count))]
+
+    def ids_near(self, row_id: str, count: int) -> Sequence[str]:
+        """Return ids that come before and after a text, sorted."""
+        before = "SELECT id FROM rows WHERE id < ? ORDER BY id DESC LIMIT ?"
+        after = "SELECT id FROM rows WHERE id >= ? ORDER BY id LIMIT ?"
+        ids = [each for (each,) in self._select(before, (row_id, count))][::-1]
+        return ids + [each for (each,) in self._select(after, (row_id, count))]
+
     def row_numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the numbers of rows; -1 where there is none with an id."""
         slots = self._slots_by_id(ids)
@@ -161,6 +190,13 @@ class EmbeddedSnapshot:
     def columns(self) -> Columns:
         """Return the metadata of all rows by column, by row number."""
         return self._columns
+
+    def full_text(self) -> TextSearch:
+        """Return the full-text search in names and metadata."""
+        from lookalike.stores.full_text import Addressing, FullText
+
+        addressing = Addressing(self._numbers_of, self._slots_of, _first_and_last_id)
+        return FullText(self._run, addressing, self._latest_matches)
 
     def resolve_filter(self, where: Filter) -> Filter:
         """Return a filter evaluated."""
@@ -199,15 +235,25 @@ class EmbeddedSnapshot:
         return self._at(np.array([slots[row_id] for row_id in ids], np.int64))
 
     @cached_property
+    def _latest_matches(self) -> LatestMatches:
+        from lookalike.stores.full_text import LatestMatches
+
+        return LatestMatches()
+
+    @cached_property
     def _index(self) -> ExactIndex:
         """An index of all slots."""
         dead = None
         if self._slots is not None:
             dead = np.setdiff1d(np.arange(len(self._vectors)), self._slots, assume_unique=True)
+        from lookalike.stores.exact import ExactIndex
+
         return ExactIndex(self._vectors, self._codes, dead=dead)
 
     @cached_property
     def _columns(self) -> MetadataColumns:
+        from lookalike.filters import MetadataColumns
+
         texts = self._select("SELECT metadata FROM rows ORDER BY slot")
         return MetadataColumns([parse_metadata(text) for (text,) in texts])
 
@@ -221,6 +267,14 @@ class EmbeddedSnapshot:
 
     def _slots_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         return numbers if self._slots is None else self._slots[numbers]
+
+    def _numbers_of(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers of rows by slots, which exist unless the database is broken."""
+        numbers = slots if self._slots is None else np.searchsorted(self._slots, slots)
+        exist = (slots >= 0) & (numbers < self._facts.rows)
+        if not exist.all() or not np.array_equal(self._slots_of(numbers), slots):
+            raise unreadable(self._database, ValueError("its full text is of other rows"))
+        return numbers
 
     def _slots_by_id(self, ids: Sequence[str]) -> dict[str, int]:
         query = "SELECT id, slot FROM rows WHERE id IN (?)"
@@ -276,3 +330,11 @@ class EmbeddedSnapshot:
                 return work(self._connection)
             finally:
                 self._connection.set_progress_handler(None, 0)
+
+
+def _first_and_last_id(connection: sqlite3.Connection) -> tuple[str, str] | None:
+    first, last = connection.execute(
+        "SELECT (SELECT id FROM rows ORDER BY id LIMIT 1), "
+        "(SELECT id FROM rows ORDER BY id DESC LIMIT 1)"
+    ).fetchone()
+    return None if first is None else (first, last)

@@ -7,7 +7,6 @@ import json
 import os
 import sqlite3
 import threading
-import uuid
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,6 +29,7 @@ from lookalike.stores.embedded.database import (
     unreadable,
     writing_errors,
 )
+from lookalike.stores.embedded.derived import update_derived
 from lookalike.stores.embedded.snapshot import EmbeddedSnapshot
 from lookalike.stores.embedded.vector_files import VectorFiles
 from lookalike.stores.snapshots import SnapshotStore
@@ -57,7 +57,7 @@ class EmbeddedStore(SnapshotStore):
         Raises:
             StorageError: it could not be written.
         """
-        facts = StoreFacts(uuid.uuid4().hex, new_revision(0), dim, 1, 0, 0)
+        facts = StoreFacts(os.urandom(16).hex(), new_revision(0), dim, 1, 0, 0)
         try:
             folder.mkdir()
             VectorFiles(folder, facts.generation, dim).create()
@@ -194,6 +194,8 @@ class EmbeddedStore(SnapshotStore):
 
         A row whose metadata change is in both, with the same slot.
         """
+        del facts
+        update_derived(connection, removed, added)
 
     def optimize(self, metric: Metric, *, purge: bool = False) -> None:
         """Compact the files if many slots are dead; with ``purge``, if any is."""

@@ -26,6 +26,8 @@ from lookalike.stores.base import (
     Rows,
     check_queries,
     check_rows,
+    ids_after,
+    ids_near,
     places_in,
     replaced_error,
     sample_places,
@@ -77,6 +79,9 @@ _FEW_COLUMNS = 20
 _REQUEST_BYTES = 16 << 20
 _ID_BATCH = 1_000
 _MAX_UNINDEXED = 10_000
+
+_MAX_IDS = 20_000
+"""Rows of a collection up to which all ids are read to suggest one."""
 """Rows outside the index that :meth:`MilvusStore.optimize` tolerates; searching them is slow."""
 
 
@@ -477,6 +482,14 @@ class MilvusStore:
     def ids(self) -> Sequence[str]:
         """Return the ids of all rows, sorted; cached until rows are written."""
         return self._read_snapshot().ids
+
+    def ids_after(self, row_id: str, count: int) -> Sequence[str]:
+        """Return the first ids, sorted, that come after a text."""
+        return ids_after(self.ids(), row_id, count)
+
+    def ids_near(self, row_id: str, count: int) -> Sequence[str]:
+        """Return ids that come before and after a text, sorted; none of a large collection."""
+        return ids_near(self.ids(), row_id, count) if self.count() <= _MAX_IDS else []
 
     def row_numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the numbers of rows: their places among the sorted ids."""
