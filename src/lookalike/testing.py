@@ -237,10 +237,27 @@ class StoreContract:
         assert view.ids_at(numbers[1:-2]) == ids
         assert view.ids_at(numbers[:0]) == [] == view.row_numbers([]).tolist()
         np.testing.assert_array_equal(view.vectors()[numbers[1:-2]], view.get(ids).embeddings)
-        codes, values = view.columns().encoded("label")
-        labels = [values[code] for code in codes[numbers[1:-2]].tolist()]
+        column = view.columns().encoded("label")
+        labels = [column.values[code] for code in column.codes[numbers[1:-2]].tolist()]
         assert labels == [row.metadata["label"] for row in view.records()]
         assert len(view.columns()) == len(view.vectors()) == 18
+
+    def test_ids_are_read_a_page_at_a_time(self, make: Make) -> None:
+        store = make(DIM)
+        assert list(store.ids_after("", 3)) == list(store.ids_near("", 3)) == []
+        store.upsert(rows(np.zeros((12, DIM))))
+        store.delete(["r0004"])
+        view = store.snapshot()
+        ids = list(view.ids())
+        pages: list[str] = []
+        while page := list(view.ids_after(pages[-1] if pages else "", 5)):
+            assert len(page) in {5, 1}
+            pages += page
+        assert pages == ids
+        assert list(view.ids_after("r0004", 2)) == ["r0005", "r0006"]
+        assert list(view.ids_near("r0004", 2)) == ["r0002", "r0003", "r0005", "r0006"]
+        assert list(view.ids_near("r0003", 1)) == ["r0002", "r0003"]
+        assert list(view.ids_near("z", 2)) == ids[-2:]
 
     def test_a_filter_of_a_snapshot_is_evaluated_once(self, make: Make) -> None:
         store = make(DIM)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from lookalike.cancellation import Cancellation, cancellable
 from lookalike.errors import CancelledError
-from lookalike.filters import MetadataColumns
+from lookalike.filters import EncodedColumn, MetadataColumns
 from lookalike.filters.facets import MAX_COLUMNS, facets
 
 
@@ -21,7 +17,7 @@ class CountedColumns(MetadataColumns):
     cancel_at = 0
     cancellation = Cancellation()
 
-    def _encode(self, name: str) -> tuple[NDArray[np.int32], list[Any]]:
+    def _encode(self, name: str) -> EncodedColumn:
         self.encodings += 1
         if self.encodings == self.cancel_at:
             self.cancellation.cancel()

@@ -31,9 +31,9 @@ from lookalike.filters.conditions import (
     Not,
     equal_values,
     float_of,
-    kind_of,
     shown,
 )
+from lookalike.filters.encoded import EncodedColumn, kind_of
 from lookalike.filters.rows import RowFilter
 from lookalike.filters.structure import from_structure
 from lookalike.filters.text import parse
@@ -44,6 +44,7 @@ __all__ = [
     "AnyOf",
     "Columns",
     "Compare",
+    "EncodedColumn",
     "Filter",
     "In",
     "IsNull",

@@ -6,10 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
-from lookalike.filters.conditions import STEP, kind_of
+from lookalike.filters.encoded import STEP, EncodedColumn, Values, code_type, kind_of
 from lookalike.types import Metadata
 
 _KEPT_BYTES = 256 << 20
@@ -24,7 +23,7 @@ class MetadataColumns:
 
     def __init__(self, rows: Sequence[Metadata]) -> None:
         self._rows = rows
-        self._encoded: dict[str, tuple[NDArray[np.int32], list[Any]]] = {}
+        self._encoded: dict[str, EncodedColumn] = {}
         self._names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
@@ -46,16 +45,16 @@ class MetadataColumns:
         """The metadata by row."""
         return self._rows
 
-    def encoded(self, name: str) -> tuple[NDArray[np.int32], list[Any]]:
-        """Return codes ``(rows,)``, -1 for null, and the distinct values that they index."""
+    def encoded(self, name: str) -> EncodedColumn:
+        """Return the codes and values of a column."""
         encoded = self._encoded.get(name)
         if encoded is None:
             encoded = self._encode(name)
-            keep = max(1, _KEPT_BYTES // max(1, encoded[0].nbytes))
+            keep = max(1, _KEPT_BYTES // max(1, encoded.codes.nbytes))
             self._encoded = dict([*[*self._encoded.items()][-keep:], (name, encoded)])
         return encoded
 
-    def _encode(self, name: str) -> tuple[NDArray[np.int32], list[Any]]:
+    def _encode(self, name: str) -> EncodedColumn:
         places: dict[Hashable, int] = {}
         values: list[Any] = []
         codes = np.full(len(self._rows), -1, np.int32)
@@ -70,7 +69,7 @@ class MetadataColumns:
             if place == len(values):
                 values.append(value)
             codes[i] = place
-        return codes, values
+        return EncodedColumn(codes.astype(code_type(len(values))), Values(values))
 
 
 def _hashable(value: Any, depth: int = 0) -> Hashable:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,13 +16,13 @@ from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError
+from lookalike.filters.encoded import EncodedColumn, Mask, ValueTest, kind_of
 from lookalike.filters.limits import MAX_DIGITS, TOO_LONG
 from lookalike.filters.wildcards import Wildcards
 from lookalike.texts import FORMS, normalized
 from lookalike.types import Metadata
 
 Scalar = str | int | float | bool
-Mask = NDArray[np.bool_]
 
 OPERATORS = {
     "eq": "=",
@@ -31,9 +33,6 @@ OPERATORS = {
     "gte": ">=",
 }
 """Operators in structures, and their signs in text."""
-
-STEP = 4_096
-"""Values that are compared between checks whether the work was cancelled."""
 
 _MAX_NAMED = 20
 """Columns that a message lists."""
@@ -60,8 +59,8 @@ class Columns(Protocol):
         """The metadata by row."""
         ...
 
-    def encoded(self, name: str) -> tuple[NDArray[np.int32], Sequence[Any]]:
-        """Return codes ``(rows,)``, -1 for null, and the distinct values that they index."""
+    def encoded(self, name: str) -> EncodedColumn:
+        """Return the codes and values of a column that exists."""
         ...
 
 
@@ -87,23 +86,15 @@ class Compare:
 
     def mask(self, columns: Columns) -> Mask:
         """Return which rows match."""
-        kind, wanted = kind_of(self.value), self.value
+        kind, operand = kind_of(self.value), self.value
         if self.operator == "eq":
-            return In(self.column, (wanted,)).mask(columns)
+            return In(self.column, (operand,)).mask(columns)
         if self.operator == "ne":
-            same = _keys((wanted,))
-            kinds = _EQUATED if kind in _EQUATED else {kind}
-
-            def differs(value: Any) -> bool:
-                return kind_of(value) in kinds and (kind_of(value), value) not in same
-
-            return _match_rows(columns, self.column, differs, _kinds((wanted,)), kind)
-        test = _TESTS[self.operator]
-
-        def matches(value: Any) -> bool:
-            return kind_of(value) == kind and bool(test(value, wanted))
-
-        return _match_rows(columns, self.column, matches, {kind}, kind)
+            kinds = _EQUATED if kind in _EQUATED else frozenset({kind})
+            test = _differs_from_all(equal_values(operand), kinds)
+            return _match_rows(columns, self.column, test, _kinds((operand,)), kind)
+        test = _in_order(_ORDERS[self.operator], operand)
+        return _match_rows(columns, self.column, test, frozenset({kind}), kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +106,11 @@ class In:
 
     def mask(self, columns: Columns) -> Mask:
         """Return which rows match."""
-        wanted = _keys(self.values)
+        test = _equals_one([each for value in self.values for each in equal_values(value)])
         kinds = {kind_of(value) for value in self.values}
         only = kinds.pop() if len(kinds) == 1 else ""
-
-        def matches(value: Any) -> bool:
-            return kind_of(value) != "other" and (kind_of(value), value) in wanted
-
-        return _match_rows(
-            columns, self.column, matches, _kinds(self.values) if only else set(), only
-        )
+        comparable = _kinds(self.values) if only else frozenset[str]()
+        return _match_rows(columns, self.column, test, comparable, only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +123,11 @@ class Like:
     def mask(self, columns: Columns) -> Mask:
         """Return which rows match."""
         pattern = Wildcards(self.pattern)
-
-        def matches(value: Any) -> bool:
-            return isinstance(value, str) and pattern.matches(value)
-
-        return _match_rows(columns, self.column, matches, {"text"}, "text")
+        test = ValueTest(
+            lambda value: isinstance(value, str) and pattern.matches(value),
+            texts=lambda texts: map(pattern.matches, texts),
+        )
+        return _match_rows(columns, self.column, test, frozenset({"text"}), "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +139,7 @@ class IsNull:
     def mask(self, columns: Columns) -> Mask:
         """Return which rows match."""
         _check_column(columns, self.column)
-        return np.asarray(columns.encoded(self.column)[0] < 0)
+        return np.asarray(columns.encoded(self.column).codes < 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,21 +181,62 @@ class AnyOf:
         return mask
 
 
-_TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "lt": lambda a, b: a < b,
-    "lte": lambda a, b: a <= b,
-    "gt": lambda a, b: a > b,
-    "gte": lambda a, b: a >= b,
+_ORDERS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "lt": operator.lt,
+    "lte": operator.le,
+    "gt": operator.gt,
+    "gte": operator.ge,
 }
 
 
-def kind_of(value: Any) -> str:
-    """Return the kind of a value: boolean, number, text, or other."""
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    return "text" if isinstance(value, str) else "other"
+def _in_order(order: Callable[[Any, Any], Any], operand: Scalar) -> ValueTest:
+    """Return the test of the values of an operand's kind that are in an order with it."""
+    kind = kind_of(operand)
+
+    def single(value: Any) -> bool:
+        return kind_of(value) == kind and bool(order(value, operand))
+
+    def numbers(array: NDArray[np.float64]) -> Mask:
+        if float_of(operand) == operand:  # type: ignore[arg-type]
+            return np.asarray(order(array, float_of(operand)))
+        return np.array([order(each, operand) for each in array.tolist()], np.bool_)
+
+    return ValueTest(
+        single,
+        numbers if kind == "number" else None,
+        (lambda texts: map(order, texts, repeat(operand))) if kind == "text" else None,
+    )
+
+
+def _equals_one(operands: Sequence[Scalar]) -> ValueTest:
+    """Return the test of the values that equal one of several."""
+    same = {(kind_of(each), each) for each in operands}
+    texts = {each for each in operands if isinstance(each, str)}
+    numbers = _exact_numbers(operands)
+    return ValueTest(
+        lambda value: (kind := kind_of(value)) != "other" and (kind, value) in same,
+        (lambda array: np.isin(array, numbers)) if len(numbers) else None,
+        (lambda values: map(texts.__contains__, values)) if texts else None,
+    )
+
+
+def _differs_from_all(operands: Sequence[Scalar], kinds: frozenset[str]) -> ValueTest:
+    """Return the test of the values of some kinds that equal none of several."""
+    same = {(kind_of(each), each) for each in operands}
+    texts = {each for each in operands if isinstance(each, str)}
+    numbers = _exact_numbers(operands)
+    return ValueTest(
+        lambda value: (kind := kind_of(value)) in kinds and (kind, value) not in same,
+        (lambda array: np.isin(array, numbers, invert=True)) if "number" in kinds else None,
+        (lambda values: (each not in texts for each in values)) if "text" in kinds else None,
+    )
+
+
+def _exact_numbers(operands: Sequence[Scalar]) -> NDArray[np.float64]:
+    """Return the numbers among operands that float64 holds exactly."""
+    numbers = (each for each in operands if kind_of(each) == "number")
+    exact = [float_of(each) for each in numbers if float_of(each) == each]  # type: ignore[arg-type]
+    return np.array(exact, np.float64)
 
 
 def equal_values(value: Scalar) -> tuple[Scalar, ...]:
@@ -252,57 +279,34 @@ def float_of(number: float) -> float:
 
 
 _NUMERIC = re.compile(rf"-?[0-9]{{1,{MAX_DIGITS}}}(\.[0-9]+)?(e[-+][0-9]{{2,3}})?", re.ASCII)
-_EQUATED = {"number", "text"}
+_EQUATED = frozenset({"number", "text"})
 _PLURAL = {"boolean": "booleans", "number": "numbers", "text": "texts", "other": "lists"}
 
 
-def _keys(values: Sequence[Scalar]) -> set[tuple[str, Scalar]]:
-    return {(kind_of(each), each) for value in values for each in equal_values(value)}
-
-
-def _kinds(values: Sequence[Scalar]) -> set[str]:
-    return {kind_of(each) for value in values for each in equal_values(value)}
+def _kinds(values: Sequence[Scalar]) -> frozenset[str]:
+    return frozenset(kind_of(each) for value in values for each in equal_values(value))
 
 
 def _match_rows(
-    columns: Columns, name: str, matches: Callable[[Any], bool], comparable: set[str], kind: str
+    columns: Columns, name: str, test: ValueTest, comparable: frozenset[str], kind: str
 ) -> Mask:
-    """Return the rows with a matching value.
+    """Return the rows with a value that passes a test.
 
     Some value must be of a comparable kind, if any are given; ``kind`` is that of the operand.
     """
     _check_column(columns, name)
-    codes, values = columns.encoded(name)
+    column = columns.encoded(name)
     if comparable:
-        _check_kinds(name, values, comparable, kind)
-    table = np.zeros(len(values) + 1, np.bool_)
-    for start in range(0, len(values), STEP):
-        check_cancelled()
-        part = values[start : start + STEP]
-        table[start : start + len(part)] = [
-            _any(matches, value) if isinstance(value, list | tuple) else matches(value)
-            for value in part
-        ]
-    return np.asarray(table[codes])
+        _check_kinds(name, column, comparable, kind)
+    return column.rows_passing(test)
 
 
-def _any(matches: Callable[[Any], bool], values: Sequence[Any]) -> bool:
-    """Return whether one of the values of a list matches."""
-    check_cancelled()  # there may be many
-    return any(map(matches, values))
-
-
-def _check_kinds(name: str, values: Sequence[Any], comparable: set[str], kind: str) -> None:
+def _check_kinds(name: str, column: EncodedColumn, comparable: frozenset[str], kind: str) -> None:
     """Raise InputError if there are values, but none of a comparable kind."""
-    kinds: set[str] = set()
-    for place, value in enumerate(values):
-        is_list = isinstance(value, list | tuple)
-        if is_list or place % STEP == 0:
-            check_cancelled()
-        kinds.update(map(kind_of, value if is_list else (value,)))
-        if kinds & comparable:
-            return
-    if kinds:
+    if column.values.kinds <= comparable:
+        return
+    kinds = column.kinds
+    if kinds and not kinds & comparable:
         actual = " and ".join(sorted(_PLURAL[each] for each in kinds))
         raise InputError(
             f"filter: column {shown(name)} has {actual}, it cannot be compared with {_PLURAL[kind]}"

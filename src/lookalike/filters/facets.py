@@ -14,16 +14,14 @@ import numpy as np
 
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError
-from lookalike.filters.conditions import Columns, check_column, float_of, kind_of
+from lookalike.filters.conditions import Columns, check_column, float_of
+from lookalike.filters.encoded import STEP, kind_of
 
 MAX_LISTED = 50
 """Values of a column with more distinct ones are not listed."""
 
 MAX_COLUMNS = 1_000
 """Columns that are described, the first by name; filters accept any."""
-
-_STEP = 4_096
-"""Values that are counted between checks whether the work was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +103,14 @@ class FacetCounter:
 
     def add(self, columns: Columns) -> None:
         """Count the values of some rows."""
-        codes, values = columns.encoded(self._name)
-        rows = np.bincount(codes[codes >= 0], minlength=len(values)).tolist()
-        self._rows += sum(rows)
-        for place, (value, count) in enumerate(zip(values, rows, strict=True)):
+        column = columns.encoded(self._name)
+        self._rows += int(column.counts.sum())
+        exists = np.flatnonzero(column.counts)
+        counts = column.counts[exists].tolist()
+        for place, (code, count) in enumerate(zip(exists.tolist(), counts, strict=True)):
+            value = column.values[code]
             is_list = isinstance(value, list | tuple)
-            if is_list or place % _STEP == 0:
+            if is_list or place % STEP == 0:
                 check_cancelled()
             for inner in value if is_list else (value,):
                 if (kind := kind_of(inner)) != "other":

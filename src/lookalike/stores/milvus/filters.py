@@ -31,7 +31,8 @@ from lookalike.filters import (
     equal_values,
     float_of,
 )
-from lookalike.filters.conditions import Scalar, kind_of
+from lookalike.filters.conditions import Scalar
+from lookalike.filters.encoded import kind_of
 from lookalike.stores.milvus.client import quote
 from lookalike.types import Metadata
 
@@ -271,10 +272,12 @@ def _within(name: str, keys: Sequence[str], types: ColumnTypes) -> str:
 
 
 def _like(where: Like, types: ColumnTypes, texts: Callable[[str], Iterable[str]]) -> str:
-    column = MetadataColumns([{"": text} for text in texts(where.column)])
-    codes, values = column.encoded("")
-    mask = Like("", where.pattern).mask(column) if len(column) else codes > 0
-    matches = [values[code] for code, match in zip(codes, mask, strict=True) if match]
+    listed = [*texts(where.column)]
+    column = MetadataColumns([{"": text} for text in listed])
+    matches = []
+    if listed:
+        mask = Like("", where.pattern).mask(column).tolist()
+        matches = [text for text, match in zip(listed, mask, strict=True) if match]
     if len(matches) > MAX_VALUES:
         raise InputError(
             f"filter: {where.pattern!r} matches {len(matches):,} distinct texts of column "
