@@ -1,0 +1,146 @@
+"""What the database of a store records about its graph indexes, and their files."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import sqlite3
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.files import open_regular
+from lookalike.types import Metric
+
+SCHEMA = (
+    # One row per metric, also of an index whose generation is over, which is to be built again.
+    "CREATE TABLE graphs (metric TEXT PRIMARY KEY, generation INTEGER NOT NULL, "
+    "slots INTEGER NOT NULL, file TEXT NOT NULL, bytes INTEGER NOT NULL, "
+    "checksum INTEGER NOT NULL, rows INTEGER NOT NULL, library TEXT NOT NULL, "
+    "scale REAL NOT NULL, left_out BLOB NOT NULL)",
+)
+
+_PATTERN = "index-*.usearch*"
+TEMPORARY = ".part"
+"""End of the name of a file that is being written."""
+
+_CHUNK = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class GraphRecord:
+    """What the database records about a graph.
+
+    Args:
+        metric: that it searches by.
+        generation: of the vector files.
+        slots: it is of the rows in the slots below.
+        file: name in the folder of the store.
+        bytes: size of the file.
+        checksum: CRC-32 of the file.
+        rows: that it holds; some may be gone by now.
+        library: version of usearch that wrote it.
+        scale: that vectors were multiplied by, so that 16 bits hold them (Euclidean distance).
+        left_out: slots of rows that it does not hold, since 16 bits do not hold their vectors;
+            ascending int64.
+    """
+
+    metric: Metric
+    generation: int
+    slots: int
+    file: str
+    bytes: int
+    checksum: int
+    rows: int
+    library: str
+    scale: float
+    left_out: NDArray[np.int64]
+
+    @classmethod
+    def read_all(cls, connection: sqlite3.Connection) -> dict[Metric, Self]:
+        """Return what is recorded, by metric.
+
+        Raises:
+            sqlite3.Error: it cannot be read.
+        """
+        query = (
+            "SELECT metric, generation, slots, file, bytes, checksum, rows, library, scale, "
+            "left_out FROM graphs"
+        )
+        records = {}
+        for (
+            name,
+            generation,
+            slots,
+            file,
+            size,
+            crc,
+            rows,
+            library,
+            scale,
+            left_out,
+        ) in connection.execute(query):
+            with contextlib.suppress(ValueError, TypeError):  # damaged: as if it were not there
+                metric, array = Metric(name), np.frombuffer(left_out, "<i8")
+                records[metric] = cls(
+                    *(metric, generation, slots, file, size, crc, rows, library, scale, array)
+                )
+        return records
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Record it in place of the one of the same metric."""
+        connection.execute(
+            "INSERT OR REPLACE INTO graphs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(self.metric.value, self.generation, self.slots, self.file, self.bytes),
+                *(self.checksum, self.rows, self.library, self.scale),
+                self.left_out.astype("<i8").tobytes(),
+            ),
+        )
+
+
+def checksum(data: mmap.mmap | bytes) -> int:
+    """Return the CRC-32 of data."""
+    result = 0
+    with memoryview(data) as view:
+        for start in range(0, len(view), _CHUNK):
+            with view[start : start + _CHUNK] as part:
+                result = zlib.crc32(part, result)
+    return result
+
+
+def remove_unused(folder: Path, connection: sqlite3.Connection, generation: int) -> None:
+    """Delete graph files that nothing records, and those of other generations; some may stay."""
+    records = GraphRecord.read_all(connection).values()
+    used = {record.file for record in records if record.generation == generation}
+    for path in folder.glob(_PATTERN):
+        if path.name not in used:
+            with contextlib.suppress(OSError):  # one that is mapped, on Windows
+                path.unlink()
+
+
+def find_damage(folder: Path, record: GraphRecord, *, deep: bool) -> str | None:
+    """Return what is wrong with a graph file; None if nothing is.
+
+    Args:
+        folder: of the store.
+        record: of the graph.
+        deep: also verify its checksum.
+    """
+    try:
+        with open_regular(folder / record.file, follow=False) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != record.bytes:
+                return f"it has {size:,} bytes instead of {record.bytes:,}"
+            if deep:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                    if checksum(mapped) != record.checksum:
+                        return "its checksum is wrong"
+    except (OSError, ValueError) as error:
+        return "it is missing" if isinstance(error, FileNotFoundError) else str(error)
+    return None

@@ -1,0 +1,130 @@
+"""Search by a graph index, with exact distances; where the graph may go wrong, an exact scan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.stores.embedded.graph import GraphIndex, prepared
+from lookalike.stores.exact import ExactIndex, Nearest
+from lookalike.types import Embeddings, Metric
+
+_MIN_CANDIDATES = 100
+_CANDIDATES_PER_HIT = 4
+_MAX_CANDIDATES = 2_000
+"""With more candidates, a scan of all rows is about as fast as the graph."""
+
+_MIN_SHARE = 0.05
+"""A filter that matches a smaller share of the rows is searched exactly; that is faster, too."""
+
+_MAX_GATHERED = 2_000
+"""Newer rows up to which they are compared one by one, together with the candidates."""
+
+
+class GraphSearch:
+    """Search of a snapshot's rows by a graph; where that may go wrong, by an exact scan.
+
+    Args:
+        graph: of the snapshot's generation; it may be of fewer or more slots.
+        index: of all slots of the snapshot.
+        allowed: slots of the rows that are searched, ascending; None if all slots have one.
+    """
+
+    def __init__(
+        self, graph: GraphIndex, index: ExactIndex, allowed: NDArray[np.int64] | None
+    ) -> None:
+        self._graph = graph
+        self._index = index
+        self._slots = len(index)
+        self._allowed = allowed
+        record = graph.record
+        if allowed is None:
+            newer = np.arange(min(record.slots, self._slots), self._slots)
+            self._held = min(record.slots, self._slots) - len(record.left_out)
+            left_out = record.left_out
+        else:
+            start = np.searchsorted(allowed, record.slots)
+            newer = allowed[start:]
+            left_out = np.intersect1d(record.left_out, allowed, assume_unique=True)
+            self._held = int(start) - len(left_out)
+        self._others = np.concatenate([left_out[left_out < self._slots], newer])
+        """Slots of rows that are searched but not in the graph."""
+
+    def is_apt(self, k: int) -> bool:
+        """Return whether the graph is of use: for few hits, and not among few of its rows."""
+        candidates = max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * k)
+        share = self._held / max(1, self._graph.record.rows)
+        return share >= _MIN_SHARE and candidates <= share * _MAX_CANDIDATES
+
+    def search(self, queries: Embeddings, k: int, metric: Metric) -> list[Nearest]:
+        """Return about the ``k`` nearest rows to each query, and others of the same distance."""
+        gather = len(self._others) <= _MAX_GATHERED
+        others: Sequence[Nearest | None] = [None] * len(queries)
+        if not gather:
+            others = self._index.search_with_ties(queries, k, metric, self._others)
+        vectors, fits = prepared(queries, metric, self._graph.record.scale)
+        results = []
+        for query, vector, fit, newer in zip(queries, vectors, fits.tolist(), others, strict=True):
+            nearest = None
+            if fit:
+                extra = self._others if gather else self._others[:0]
+                nearest = self._search(query, vector, k, metric, extra)
+            if nearest is None:
+                [nearest] = self._index.search_with_ties(query[None], k, metric, self._allowed)
+            elif newer is not None:
+                nearest = _merge(nearest, newer, k)
+            results.append(nearest)
+        return results
+
+    def _search(
+        self,
+        query: NDArray[np.float32],
+        vector: NDArray[np.float32],
+        k: int,
+        metric: Metric,
+        extra: NDArray[np.int64],
+    ) -> Nearest | None:
+        """Return the nearest among candidates and extra slots; None if too few candidates match.
+
+        So they are if all have the same distance, as copies have: there may be more of them.
+        """
+        candidates = self._candidates(vector, k)
+        if candidates is None:
+            return None
+        subset = np.union1d(candidates, extra)
+        [nearest] = self._index.search_with_ties(query[None], k, metric, subset)
+        is_cut = k < len(nearest.rows) == len(subset) and len(candidates) < self._held
+        return None if is_cut else nearest
+
+    def _candidates(self, vector: NDArray[np.float32], k: int) -> NDArray[np.int64] | None:
+        """Return candidates among the rows that are searched; None if they are too few."""
+        wanted = min(self._held, max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * k))
+        count = math.ceil(wanted * self._graph.record.rows / max(1, self._held))
+        while count <= _MAX_CANDIDATES:
+            slots = self._matching(self._graph.search(vector, count))
+            if 2 * len(slots) >= wanted and len(slots) >= min(k + 1, self._held):
+                return slots
+            count *= 2
+        return None
+
+    def _matching(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self._allowed is None:
+            return slots[(slots >= 0) & (slots < self._slots)]
+        places = np.searchsorted(self._allowed, slots)
+        places[places == len(self._allowed)] = 0
+        return np.asarray(slots[self._allowed[places] == slots])
+
+
+def _merge(one: Nearest, other: Nearest, k: int) -> Nearest:
+    """Return the ``k`` nearest of two, and all others at the distance of the k-th."""
+    rows = np.concatenate([one.rows, other.rows])
+    distances = np.concatenate([one.distances, other.distances])
+    order = np.argsort(distances, kind="stable")
+    rows, distances = rows[order], distances[order]
+    if len(rows) <= k:
+        return Nearest(rows, distances)
+    last = np.searchsorted(distances, distances[k - 1], "right")
+    return Nearest(rows[:last], distances[:last])
