@@ -1,20 +1,52 @@
-"""The database of a store: its schema, how it is opened, and what is recorded about the store."""
+"""The database of a store: its schema, how it is opened, and what is recorded about the store.
+
+It may be opened in three ways. For reading and writing, which readers prefer too, since the index
+of its log can then be made where it is missing. By ``mode=ro`` where nothing may be written, and
+the log and its index are there. By ``immutable=1`` where nothing may be written and there is no
+log, or an empty one: SQLite then reads the file without any lock, so :class:`Connection` has the
+facts by which a change is noticed.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import shlex
+import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+import sys
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from lookalike.cancellation import check_cancelled
 from lookalike.errors import ArtifactError, FormatVersionError, StorageError
-from lookalike.metadata import parse_metadata
+from lookalike.files import check_no_link, check_regular
 from lookalike.stores.base import is_identity, new_revision, revision_number
-from lookalike.types import Metadata
+from lookalike.stores.embedded import dead_slots, derived, graph_records, rows
+from lookalike.stores.embedded.failures import (
+    error_kind,
+    reading_errors,
+    unreadable,
+    writing_errors,
+)
+from lookalike.stores.embedded.rows import StoredRow, select_many, stored_rows
+from lookalike.types import MAX_DIM
+
+__all__ = [
+    "APPLICATION_ID",
+    "FILE",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "WAIT_S",
+    "Connection",
+    "StoreFacts",
+    "StoredRow",
+    "create_database",
+    "open_database",
+    "reading_errors",
+    "select_many",
+    "stored_rows",
+    "unreadable",
+    "writing_errors",
+]
 
 FILE = "rows.db"
 
@@ -25,23 +57,33 @@ are opened for writing."""
 APPLICATION_ID = 0x6C6F6F6B
 """Recorded as ``application_id``: ``look`` in ASCII."""
 
+OLDEST_SQLITE = (3, 37, 0)
+
 WAIT_S = 60.0
 """Seconds that a write waits for that of another process."""
 
-_SCHEMA = (
+_PAGE = 8192
+_WRITER_CACHE_KIB = 32_768
+_CHECKPOINT_PAGES = 4_000
+"""Pages in the log (32 MiB) from which a commit copies them into the database."""
+
+SCHEMA = (
     # Always one row.
     "CREATE TABLE store (identity TEXT NOT NULL, revision TEXT NOT NULL, dim INTEGER NOT NULL, "
     "generation INTEGER NOT NULL, slots INTEGER NOT NULL, rows INTEGER NOT NULL)",
-    "CREATE TABLE rows (slot INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL, "
-    "content_hash TEXT NOT NULL, signature TEXT NOT NULL, metadata TEXT NOT NULL)",
     # Of the vector files: see there.
     "CREATE TABLE blocks (generation INTEGER NOT NULL, block INTEGER NOT NULL, "
     "error REAL NOT NULL, relative_error REAL NOT NULL, smallest REAL NOT NULL, "
     "largest REAL NOT NULL, vectors_checksum INTEGER NOT NULL, codes_checksum INTEGER NOT NULL, "
     "PRIMARY KEY (generation, block)) WITHOUT ROWID",
+    *rows.SCHEMA,
+    *dead_slots.SCHEMA,
+    *graph_records.SCHEMA,
+    *derived.SCHEMA,
 )
+"""Exactly as SQLite records the statements."""
 
-_MAX_VARIABLES = 500
+_MAX_COUNT = 1 << 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +106,11 @@ class StoreFacts:
     slots: int
     rows: int
 
+    @property
+    def dead(self) -> int:
+        """Slots whose rows were removed."""
+        return self.slots - self.rows
+
     @classmethod
     def read(cls, connection: sqlite3.Connection) -> Self:
         """Read them.
@@ -71,12 +118,22 @@ class StoreFacts:
         Raises:
             sqlite3.Error: they cannot be read, or are damaged.
         """
-        found = connection.execute(
+        fields = connection.execute(
             "SELECT identity, revision, dim, generation, slots, rows FROM store"
         ).fetchone()
-        if found is None or not (isinstance(found[0], str) and is_identity(found[0])):
+        if fields is None:
+            raise sqlite3.DatabaseError("it has no identity")
+        identity, revision, *numbers = fields
+        if not (isinstance(identity, str) and is_identity(identity)):
             raise sqlite3.DatabaseError("its identity is damaged")
-        return cls(*found)
+        if not (isinstance(revision, str) and is_identity(revision)):
+            raise sqlite3.DatabaseError("its revision is damaged")
+        if not all(isinstance(number, int) and 0 <= number < _MAX_COUNT for number in numbers):
+            raise sqlite3.DatabaseError("its numbers of rows are damaged")
+        dim, generation, slots, count = numbers
+        if not (1 <= dim <= MAX_DIM and count <= slots):
+            raise sqlite3.DatabaseError("its numbers of rows are damaged")
+        return cls(identity, revision, dim, generation, slots, count)
 
     def write(self, connection: sqlite3.Connection) -> Self:
         """Write them with the next revision; return them."""
@@ -88,129 +145,276 @@ class StoreFacts:
         return facts
 
 
+class Connection(sqlite3.Connection):
+    """A connection in autocommit mode, usable from any thread, one at a time.
+
+    Attributes:
+        process: that opened it; SQLite forbids its use in a fork of it.
+        place: the device and number of the file.
+        frozen: facts of the files, if they are read without locks because nothing may be written.
+        journal: how commits are kept: ``wal`` or ``delete``.
+        is_tidy: whether files that an interrupted write left were deleted.
+    """
+
+    process: int
+    place: tuple[int, int]
+    frozen: tuple[int, ...] | None = None
+    journal: str
+    is_tidy: bool = False
+
+
+def file_place(path: Path) -> tuple[int, int]:
+    """Return the device and number of a database's file: another file there has others.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    try:
+        facts = os.stat(path)  # noqa: PTH116 - for each read
+    except OSError as error:
+        raise unreadable(path, error.strerror) from error
+    return facts.st_dev, facts.st_ino
+
+
+def frozen_facts(path: Path) -> tuple[int, ...] | None:
+    """Return facts of a database that change when it is written; None if it has a log.
+
+    Raises:
+        ArtifactError: it is missing.
+    """
+    for suffix in ("-wal", "-journal"):
+        log = Path(f"{path}{suffix}")
+        try:
+            if log.stat().st_size:
+                return None
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise unreadable(log, error.strerror) from error
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise unreadable(path, error.strerror) from error
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
 def create_database(path: Path, facts: StoreFacts) -> None:
     """Create an empty database.
 
     Raises:
-        StorageError: it could not be written.
+        StorageError: it could not be written, or SQLite is too old.
     """
+    _check_sqlite()
     with writing_errors(path):
         connection = sqlite3.connect(path, isolation_level=None)
-        with contextlib.closing(connection):
-            connection.execute("PRAGMA page_size = 8192")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
+        try:
+            connection.execute(f"PRAGMA page_size = {_PAGE}")
+            connection.execute(f"PRAGMA journal_mode = {journal_mode(path.parent)}")
+            connection.execute("PRAGMA synchronous = EXTRA")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            for statement in _SCHEMA:
+            for statement in SCHEMA:
                 connection.execute(statement)
             connection.execute(
                 "INSERT INTO store VALUES (?, ?, ?, ?, ?, ?)",
                 (facts.identity, facts.revision, facts.dim, facts.generation, 0, 0),
             )
             connection.execute("COMMIT")
+        finally:
+            connection.close()
 
 
-def open_database(path: Path, *, write: bool = False) -> sqlite3.Connection:
-    """Open a database in autocommit mode.
+def open_database(path: Path, *, write: bool = False) -> Connection:
+    """Open a database and check that it is of this lookalike, and has nothing else.
+
+    Args:
+        path: the file.
+        write: for writing; else nothing can be written through the connection.
 
     Raises:
-        ArtifactError: it is missing or broken, or of another program.
+        ArtifactError: it is missing or broken, of another program, or a link or a pipe.
         FormatVersionError: a newer lookalike wrote it.
+        BusyError: another process is writing, where that excludes readers.
+        StorageError: it cannot be opened for writing, or SQLite is too old.
     """
+    _check_sqlite()
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        check_file(Path(f"{path}{suffix}"))
+    place = file_place(path)
+    modes = ("mode=rw",) if write else ("mode=rw", "mode=ro", "immutable=1")
+    failure: sqlite3.Error | None = None
     with reading_errors(path):
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=rw",
-            uri=True,
-            timeout=WAIT_S,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA trusted_schema = OFF")
-            if not write:
-                connection.execute("PRAGMA query_only = ON")
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if application != APPLICATION_ID:
-                raise sqlite3.DatabaseError("it is no database of lookalike")
-            if version > SCHEMA_VERSION:
-                raise FormatVersionError(
-                    f"{path}: format {version}, but this lookalike reads up to {SCHEMA_VERSION}; "
-                    "update lookalike"
-                )
-        except BaseException:
-            connection.close()
-            raise
-    return connection
+        for mode in modes:
+            frozen = frozen_facts(path) if mode == "immutable=1" else None
+            if mode == "immutable=1" and frozen is None:
+                break
+            try:
+                connection = _connect(path, mode, write)
+            except sqlite3.Error as error:
+                if error_kind(error) not in _FORBIDDEN:
+                    raise
+                failure = failure or error
+                continue
+            connection.process, connection.place = os.getpid(), place
+            connection.frozen = frozen
+            (connection.journal,) = connection.execute("PRAGMA journal_mode").fetchone()
+            return connection
+    with writing_errors(path) if write else reading_errors(path):
+        raise failure or sqlite3.DatabaseError("it cannot be opened")
 
 
-@contextlib.contextmanager
-def reading_errors(path: Path) -> Iterator[None]:
-    """Raise ArtifactError for whatever SQLite raises in the block about a broken database."""
+_FORBIDDEN = (
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+)
+"""Kinds of errors that a way of opening may have and the next one not."""
+
+
+def check_file(path: Path) -> None:
+    """Check that a file of a store, if it exists, is one: a link could lead to files of others.
+
+    Raises:
+        ArtifactError: it is a link, a pipe or something else.
+    """
+    check_no_link(path, what="a gallery")
     try:
-        yield
-    except sqlite3.Error as error:
-        check_cancelled()  # which may be why SQLite was interrupted
-        raise unreadable(path, error) from error
-
-
-@contextlib.contextmanager
-def writing_errors(path: Path) -> Iterator[None]:
-    """Raise StorageError for whatever SQLite or the system raises in the block."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        check_cancelled()
-        raise StorageError(
-            f"{path.parent}: the rows cannot be written ({error}); those committed before are "
-            "unchanged"
+        check_regular(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: {error.strerror}; delete it, a gallery has only files"
         ) from error
 
 
-def unreadable(path: Path, error: BaseException) -> ArtifactError:
-    """Return the error that the rows cannot be read, with the reason and the next command."""
-    return ArtifactError(
-        f"{path}: the rows of the gallery are missing or broken ({error}); to see what can be "
-        f"done: lookalike doctor {shlex.quote(str(path.parent.parent))}"
-    )
+def _connect(path: Path, mode: str, write: bool) -> Connection:
+    """Open a database and read from it.
 
-
-def select_many(
-    connection: sqlite3.Connection, query: str, values: Sequence[Any]
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a query whose ``IN (?)`` stands for many values."""
-    for start in range(0, len(values), _MAX_VARIABLES):
-        check_cancelled()
-        part = values[start : start + _MAX_VARIABLES]
-        yield from connection.execute(query.replace("(?)", f"({','.join('?' * len(part))})"), part)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRow:
-    """The parts of a row that something is derived from.
-
-    Args:
-        slot: its place in the vector files.
-        id: its id.
-        uri: where its image is.
-        metadata: JSON values by column.
+    Raises:
+        sqlite3.Error: that failed, or it is not a database of a store.
+        FormatVersionError: a newer lookalike wrote it.
     """
+    connection: Connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{mode}",
+        uri=True,
+        timeout=WAIT_S,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=Connection,
+    )
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
+        if write:
+            connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            # Beyond FULL, the entry of a rollback journal is flushed when it is deleted.
+            connection.execute("PRAGMA synchronous = EXTRA")
+        else:
+            connection.execute("PRAGMA query_only = ON")
+        _check_schema(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
-    slot: int
-    id: str
-    uri: str
-    metadata: Metadata
+
+def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that a database has the tables of a store and nothing else.
+
+    A view or a trigger of somebody else would be run by what lookalike reads and writes.
+
+    Raises:
+        sqlite3.Error: it has others, or cannot be read.
+        FormatVersionError: a newer lookalike wrote it.
+    """
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION_ID:
+        raise sqlite3.DatabaseError("it is no database of lookalike")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise FormatVersionError(
+            f"{path}: format {version}, but this lookalike reads up to {SCHEMA_VERSION}; "
+            "upgrade: pip install --upgrade lookalike"
+        )
+    if version < SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(f"it has the format {version}")
+    query = "SELECT type, name, tbl_name, sql FROM sqlite_master"
+    if frozenset(connection.execute(query)) != _expected_schema():
+        raise sqlite3.DatabaseError("it has other tables than those of a gallery")
 
 
-def stored_rows(
-    connection: sqlite3.Connection, column: str, values: Sequence[Any]
-) -> list[StoredRow]:
-    """Return rows by values of a column, in any order; values that none has are left out."""
-    query = f"SELECT slot, id, uri, metadata FROM rows WHERE {column} IN (?)"
-    return [
-        StoredRow(slot, row_id, uri, parse_metadata(metadata))
-        for slot, row_id, uri, metadata in select_many(connection, query, values)
-    ]
+@lru_cache(maxsize=1)
+def _expected_schema() -> frozenset[tuple[str, str, str, str | None]]:
+    """Return what SQLite records of the schema."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        for statement in SCHEMA:
+            connection.execute(statement)
+        return frozenset(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"))
+    finally:
+        connection.close()
+
+
+@lru_cache(maxsize=1)
+def _check_sqlite() -> None:
+    """Check the version of SQLite, once.
+
+    Raises:
+        StorageError: it is too old.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise StorageError(
+            f"galleries need SQLite {oldest} or newer, but this Python ({sys.executable}) has "
+            f"{sqlite3.sqlite_version}; use a Python that was built with a newer one"
+        )
+
+
+_MOUNTS = Path("/proc/mounts")
+_REMOTE = frozenset(
+    (
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "smb", "9p", "vboxsf", "fuse"),
+        *("afs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"),
+    )
+)
+"""File systems that other machines may use too, or whose mapped memory is not shared."""
+
+
+def journal_mode(folder: Path) -> str:
+    """Return how SQLite should keep commits in a folder: ``WAL``, or ``DELETE`` on a network mount.
+
+    A write-ahead log needs memory that all who use the database share.
+    """
+    return "DELETE" if is_remote(folder) else "WAL"
+
+
+def is_remote(folder: Path) -> bool:
+    """Return whether a folder is on a network mount or FUSE; False where mounts are not listed."""
+    if sys.platform != "linux":
+        return False
+    try:
+        place = folder.resolve()
+        lines = _MOUNTS.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    kind, longest = "", -1
+    for line in lines:
+        parts = line.split(" ")
+        if len(parts) < 3:
+            continue
+        mount = Path(_unescape(parts[1]))
+        if len(mount.parts) >= longest and place.is_relative_to(mount):
+            kind, longest = parts[2], len(mount.parts)
+    return kind in _REMOTE or kind.startswith("fuse.")
+
+
+def _unescape(text: str) -> str:
+    r"""Return a folder as /proc/mounts writes it, with ``\040`` for a space."""
+    for code, character in (("040", " "), ("011", "\t"), ("012", "\n"), ("134", "\\")):
+        text = text.replace(f"\\{code}", character)
+    return text

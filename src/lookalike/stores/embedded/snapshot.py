@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.cancellation import check_cancelled, holding, is_cancelled
 from lookalike.errors import MissingRowError
 from lookalike.metadata import parse_metadata
 from lookalike.stores.base import (
@@ -26,50 +22,56 @@ from lookalike.stores.base import (
     sample_places,
     selected_rows,
 )
-from lookalike.stores.embedded.database import (
-    FILE,
-    StoreFacts,
-    open_database,
-    reading_errors,
-    select_many,
-    unreadable,
-)
-from lookalike.stores.embedded.vector_files import VectorFiles
+from lookalike.stores.embedded.database import StoreFacts
+from lookalike.stores.embedded.failures import unreadable
+from lookalike.stores.embedded.graph import Graphs, GraphState
+from lookalike.stores.embedded.reader import Reader
+from lookalike.stores.embedded.rows import row_checksum, unpack_hash
 from lookalike.types import Embeddings, Hit, Metric
 
 if TYPE_CHECKING:
-    from lookalike.filters import Columns, Filter, MetadataColumns
+    from lookalike.filters import Columns, Filter
     from lookalike.filters.facets import Facet
-    from lookalike.stores.exact import ExactIndex
+    from lookalike.stores.exact import ExactIndex, Nearest
     from lookalike.stores.full_text import LatestMatches
+    from lookalike.stores.row_index import RowIndex
 
 T = TypeVar("T")
 
-_COLUMNS = "slot, id, uri, metadata, content_hash, signature"
-_STEP = 1_000
-"""Rows that are read between checks whether the work was cancelled."""
-
-_INSTRUCTIONS = 10_000
-"""Instructions of SQLite between such checks: about a millisecond."""
+_COLUMNS = "slot, id, uri, content_hash, signature, metadata, checksum"
 
 
 class EmbeddedSnapshot:
     """The rows of one commit, read in one transaction of SQLite.
 
     A row's number is its place among the slots of the rows that exist.
+
+    Args:
+        reader: of the commit.
+        graphs: what the snapshots of a store share of its graph indexes.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._database = folder / FILE
-        self._connection = open_database(self._database)
-        weakref.finalize(self, self._connection.close)
-        self._lock = threading.RLock()
-        with reading_errors(self._database):
-            self._connection.execute("BEGIN")
-            self._facts = StoreFacts.read(self._connection)
-            files = VectorFiles(folder, self._facts.generation, self._facts.dim)
-            mapped = files.map(self._facts.slots, self._connection)
-        self._vectors, self._codes = mapped
+    def __init__(self, reader: Reader, graphs: Graphs | None = None) -> None:
+        self._reader = reader
+        self._graphs = Graphs() if graphs is None else graphs
+
+    @property
+    def _facts(self) -> StoreFacts:
+        return self._reader.facts
+
+    @property
+    def _database(self) -> Path:
+        return self._reader.database
+
+    @property
+    def _vectors(self) -> Embeddings:
+        """The embeddings of all slots."""
+        return self._reader.mapped.vectors
+
+    @property
+    def _slots(self) -> NDArray[np.int64] | None:
+        """The slots of the rows by number; None if no slot is dead."""
+        return self._reader.slots
 
     @property
     def dim(self) -> int:
@@ -101,7 +103,7 @@ class EmbeddedSnapshot:
         """Describe columns of the metadata."""
         from lookalike.filters.facets import facets
 
-        return facets(self.columns(), columns)
+        return facets(self.columns(), columns, self._reader.cached("facets", dict))
 
     def search(
         self,
@@ -114,7 +116,9 @@ class EmbeddedSnapshot:
     ) -> list[list[Hit]]:
         """Return the ``k`` nearest rows to each query."""
         queries = check_queries(queries, k, self.dim)
-        subset = None if where is None else self._slots_of(matching_rows(where, self.columns()))
+        subset = None if where is None else matching_rows(where, self.columns())
+        if subset is not None:
+            subset = self._slots_of(subset)
         nearest = None if exact else self._search_graph(queries, k, metric, subset)
         if nearest is None:
             nearest = self._index.search_with_ties(queries, k, metric, subset)
@@ -124,13 +128,36 @@ class EmbeddedSnapshot:
         self, queries: Embeddings, k: int, metric: Metric, subset: NDArray[np.int64] | None
     ) -> list[Nearest] | None:
         """Return about the nearest rows, by the graph of a metric; None if it is of no use."""
-        graph = self._graphs.get(self._database.parent, metric, self._facts.generation, self.dim)
+        record = self._reader.graph_records.get(metric)
+        if record is None:
+            return None
+        folder, facts = self._database.parent, self._facts
+        graph = self._graphs.get(folder, record, facts.generation, facts.dim)
         if graph is None:
             return None
         from lookalike.stores.embedded.graph_search import GraphSearch
 
         search = GraphSearch(graph, self._index, self._slots if subset is None else subset)
         return search.search(queries, k, metric) if search.is_apt(k) else None
+
+    def graph_state(self, metric: Metric) -> GraphState | None:
+        """Return the state of the graph of a metric; None if there is none.
+
+        If this process has not used it, it is verified first.
+        """
+        record = self._reader.graph_records.get(metric)
+        if record is None:
+            return None
+        folder, facts = self._database.parent, self._facts
+        graph = self._graphs.load(folder, record, facts.generation, facts.dim)
+        is_current = record.generation == facts.generation
+        return GraphState(
+            rows=record.rows,
+            newer=max(0, facts.slots - record.slots) if is_current else facts.rows,
+            bytes=record.bytes,
+            library=record.library,
+            problem=None if graph is not None else self._graphs.refusal(record),
+        )
 
     def _hits(
         self,
@@ -176,9 +203,7 @@ class EmbeddedSnapshot:
         """Return the numbers of rows; -1 where there is none with an id."""
         slots = self._slots_by_id(ids)
         found = np.array([slots.get(row_id, -1) for row_id in ids], np.int64)
-        if self._slots is None:
-            return found
-        return np.where(found < 0, -1, np.searchsorted(self._slots, found))
+        return self._reader.numbers_of(found)
 
     def ids_at(self, numbers: NDArray[np.int64]) -> list[str]:
         """Return the ids of rows by their numbers, in this order."""
@@ -189,7 +214,9 @@ class EmbeddedSnapshot:
 
     def columns(self) -> Columns:
         """Return the metadata of all rows by column, by row number."""
-        return self._columns
+        from lookalike.stores.embedded.column_reader import EmbeddedColumns
+
+        return EmbeddedColumns.of(self._reader)
 
     def full_text(self) -> TextSearch:
         """Return the full-text search in names and metadata."""
@@ -207,10 +234,10 @@ class EmbeddedSnapshot:
         query = (
             "SELECT id, uri, metadata, content_hash, signature FROM rows WHERE id >= ? ORDER BY id"
         )
-        for row_id, uri, metadata, *rest in self._select(query, (prefix,)):
+        for row_id, uri, metadata, digest, signature in self._select(query, (prefix,)):
             if not row_id.startswith(prefix):
                 return
-            yield Record(row_id, uri, parse_metadata(metadata), *rest)
+            yield Record(row_id, uri, parse_metadata(metadata), unpack_hash(digest), signature)
 
     def rows(self, count: int) -> Iterator[Rows]:
         """Iterate over all rows by number, at most ``count`` at a time."""
@@ -221,6 +248,12 @@ class EmbeddedSnapshot:
     def vectors(self) -> Embeddings:
         """Return the embeddings of all rows by number, ``(n, dim)``, read-only."""
         return self._vectors if self._slots is None else self._vectors[self._slots]
+
+    def row_index(self) -> RowIndex:
+        """Return the embeddings of all rows, to read in parts and to search exactly."""
+        from lookalike.stores.row_index import LiveRows
+
+        return self._index if self._slots is None else LiveRows(self._index, self._slots)
 
     def embeddings(self, ids: Sequence[str]) -> Embeddings:
         """Return the embeddings of rows."""
@@ -234,39 +267,31 @@ class EmbeddedSnapshot:
         self._check_exist(ids, slots)
         return self._at(np.array([slots[row_id] for row_id in ids], np.int64))
 
-    @cached_property
+    @property
     def _latest_matches(self) -> LatestMatches:
         from lookalike.stores.full_text import LatestMatches
 
-        return LatestMatches()
+        return self._reader.cached("full text matches", LatestMatches)
 
-    @cached_property
+    @property
     def _index(self) -> ExactIndex:
         """An index of all slots."""
-        dead = None
-        if self._slots is not None:
-            dead = np.setdiff1d(np.arange(len(self._vectors)), self._slots, assume_unique=True)
-        from lookalike.stores.exact import ExactIndex
+        mapped = self._reader.mapped
 
-        return ExactIndex(self._vectors, self._codes, dead=dead)
+        def create() -> ExactIndex:
+            from lookalike.stores.exact import ExactIndex
 
-    @cached_property
-    def _columns(self) -> MetadataColumns:
-        from lookalike.filters import MetadataColumns
+            dead = None
+            if self._slots is not None:
+                is_dead = np.ones(len(mapped.vectors), np.bool_)
+                is_dead[self._slots] = False
+                dead = np.flatnonzero(is_dead)
+            return ExactIndex(mapped.vectors, mapped.codes, dead=dead)
 
-        texts = self._select("SELECT metadata FROM rows ORDER BY slot")
-        return MetadataColumns([parse_metadata(text) for (text,) in texts])
-
-    @cached_property
-    def _slots(self) -> NDArray[np.int64] | None:
-        """The slots of the rows by number; None if no slot is dead."""
-        if self._facts.rows == self._facts.slots:
-            return None
-        found = self._select("SELECT slot FROM rows ORDER BY slot")
-        return np.fromiter((slot for (slot,) in found), np.int64)
+        return self._reader.cached("index", create)
 
     def _slots_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        return numbers if self._slots is None else self._slots[numbers]
+        return self._reader.slots_of(numbers)
 
     def _numbers_of(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers of rows by slots, which exist unless the database is broken."""
@@ -288,48 +313,53 @@ class EmbeddedSnapshot:
                 raise MissingRowError(f"there is no row with the id {missing!r}")
 
     def _records_at(self, slots: NDArray[np.int64]) -> dict[int, Record]:
-        """Return rows by slot."""
-        query = f"SELECT {_COLUMNS} FROM rows WHERE slot IN (?)"
-        return {
-            slot: Record(row_id, uri, parse_metadata(metadata), *rest)
-            for slot, row_id, uri, metadata, *rest in self._select_many(query, slots.tolist())
-        }
+        """Return rows by slot, after a comparison with their checksums.
+
+        Raises:
+            ArtifactError: one is missing or has changed since it was written.
+        """
+        records = {}
+        vectors = self._vectors
+        for slot, row_id, uri, digest, signature, text, checksum in self._select_many(
+            f"SELECT {_COLUMNS} FROM rows WHERE slot IN (?)", slots.tolist()
+        ):
+            try:
+                content_hash = unpack_hash(digest)
+                fields = (row_id, uri, content_hash, signature, text)
+                is_intact = checksum == row_checksum(fields, vectors[slot].data)
+            except (TypeError, AttributeError, IndexError):  # values of other types
+                is_intact = False
+            if not is_intact:
+                raise unreadable(
+                    self._database, f"the row {row_id!r} has changed since it was written"
+                )
+            records[slot] = Record(row_id, uri, parse_metadata(text), content_hash, signature)
+        if len(records) < len(slots):
+            missing = next(slot for slot in slots.tolist() if slot not in records)
+            raise unreadable(self._database, f"there is no row in slot {missing}")
+        return records
 
     def _at(self, slots: NDArray[np.int64]) -> Rows:
         """Return rows by slot, in this order."""
         by_slot = self._records_at(np.unique(slots))
-        try:
-            records = [by_slot[slot] for slot in slots.tolist()]
-            embeddings = np.asarray(self._vectors[slots])
-        except (KeyError, IndexError) as error:
-            raise unreadable(self._database, error) from error
+        records = [by_slot[slot] for slot in slots.tolist()]
         return Rows(
             ids=[row.id for row in records],
             uris=[row.uri for row in records],
-            embeddings=embeddings,
+            embeddings=np.asarray(self._vectors[slots]),
             metadata=[row.metadata for row in records],
             hashes=[row.content_hash for row in records],
             signatures=[row.signature for row in records],
         )
 
     def _select_many(self, query: str, values: Sequence[Any]) -> list[Any]:
-        return self._run(lambda connection: list(select_many(connection, query, values)))
+        return self._reader.select_many(query, values)
 
     def _select(self, query: str, values: Sequence[Any] = ()) -> Iterator[Any]:
-        """Yield the rows of a query; others may use the snapshot meanwhile."""
-        cursor = self._run(lambda connection: connection.execute(query, values))
-        while part := self._run(lambda _: cursor.fetchmany(_STEP)):
-            yield from part
+        return self._reader.select(query, values)
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what some work reads; it can be cancelled."""
-        check_cancelled()
-        with holding(self._lock), reading_errors(self._database):
-            self._connection.set_progress_handler(is_cancelled, _INSTRUCTIONS)
-            try:
-                return work(self._connection)
-            finally:
-                self._connection.set_progress_handler(None, 0)
+        return self._reader.run(work)
 
 
 def _first_and_last_id(connection: sqlite3.Connection) -> tuple[str, str] | None:

@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lookalike.artifacts import flush
+from lookalike.cancellation import holding
 from lookalike.errors import StorageError
-from lookalike.files import AnchoredPath, check_no_link
+from lookalike.files import AnchoredPath
+from lookalike.progress import current_progress
 from lookalike.stores.base import Rows, check_rows, new_revision, replaced_error
+from lookalike.stores.embedded.connections import ConnectionPool, wait_for_turn
 from lookalike.stores.embedded.database import (
     FILE,
-    StoredRow,
+    Connection,
     StoreFacts,
+    check_file,
     create_database,
-    open_database,
-    reading_errors,
-    stored_rows,
-    unreadable,
-    writing_errors,
 )
+from lookalike.stores.embedded.dead_slots import mark_dead
 from lookalike.stores.embedded.derived import update_derived
+from lookalike.stores.embedded.failures import writing_errors
+from lookalike.stores.embedded.graph import Graphs, GraphState
+from lookalike.stores.embedded.graph_records import remove_unused
+from lookalike.stores.embedded.reader import CommitCache, Reader
+from lookalike.stores.embedded.rows import (
+    DELETE,
+    INSERT,
+    UPDATE,
+    StoredRow,
+    packed_rows,
+    stored_rows,
+)
 from lookalike.stores.embedded.snapshot import EmbeddedSnapshot
-from lookalike.stores.embedded.vector_files import VectorFiles
+from lookalike.stores.embedded.vector_files import VectorFiles, remove_other_files
 from lookalike.stores.snapshots import SnapshotStore
-from lookalike.types import Metric
+from lookalike.types import Embeddings, Metric, ProgressCallback, ignore_progress
+
+_COMPARED = 8_192
+"""Rows whose embeddings are compared with those stored at a time."""
 
 
 class EmbeddedStore(SnapshotStore):
@@ -45,19 +60,31 @@ class EmbeddedStore(SnapshotStore):
     def __init__(self, folder: Path) -> None:
         self._place = AnchoredPath(folder)
         self._lock = threading.RLock()
-        self._newest = EmbeddedSnapshot(folder)
-        self._identity = self._newest.identity
-        self._watch = _Watch(self._database)
-        self._seen = self._watch.version()
+        self._graphs = Graphs()
+        place = self._place
+        self._pool = ConnectionPool(lambda: place.path / FILE)
+        self._reader: weakref.ref[Reader] | None = None
+        self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self._cache: CommitCache | None = None
+        self._identity = ""
+        self._identity = self.snapshot().identity
 
     @classmethod
-    def create(cls, folder: Path, dim: int) -> EmbeddedStore:
+    def create(cls, folder: Path, dim: int, *, origin: StoreFacts | None = None) -> EmbeddedStore:
         """Create an empty store in a new folder.
+
+        Args:
+            folder: of its files.
+            dim: length of an embedding.
+            origin: of a store that it takes the place of; it has the same identity.
 
         Raises:
             StorageError: it could not be written.
         """
-        facts = StoreFacts(os.urandom(16).hex(), new_revision(0), dim, 1, 0, 0)
+        identity, revision = os.urandom(16).hex(), new_revision(0)
+        if origin is not None:
+            identity, revision = origin.identity, origin.revision
+        facts = StoreFacts(identity, revision, dim, 1, 0, 0)
         try:
             folder.mkdir()
             VectorFiles(folder, facts.generation, dim).create()
@@ -76,7 +103,7 @@ class EmbeddedStore(SnapshotStore):
             FormatVersionError: a newer lookalike wrote it.
         """
         for file in folder.glob("*"):
-            check_no_link(file, what="a gallery")
+            check_file(file)
         return cls(folder)
 
     def __repr__(self) -> str:
@@ -93,7 +120,13 @@ class EmbeddedStore(SnapshotStore):
     @property
     def dim(self) -> int:
         """Length of an embedding."""
-        return self._newest.dim
+        return self._facts.dim
+
+    @property
+    def _facts(self) -> StoreFacts:
+        """What was recorded at the last read."""
+        assert self._cache is not None  # there was one when the store was opened
+        return self._cache.facts
 
     @property
     def identity(self) -> str:
@@ -103,70 +136,67 @@ class EmbeddedStore(SnapshotStore):
     def snapshot(self) -> EmbeddedSnapshot:
         """Return the rows as they are now.
 
+        Its transaction ends when it is garbage-collected. Snapshots of one commit share it.
+
         Raises:
             ReplacedError: another store was put in the place of this one.
             ArtifactError: it is missing or broken.
         """
         with self._lock:
-            if not self._watch.is_in_place():
-                self._watch = _Watch(self._database)
-                self._seen = -1
-            version = self._watch.version()
-            if version != self._seen:
-                newest = EmbeddedSnapshot(self._folder)
-                if newest.identity != self._identity:
-                    raise replaced_error(self._folder)
-                if newest.revision != self._newest.revision:
-                    self._newest = newest
-                self._seen = version
-            return self._newest
+            reader = Reader.begin(self._pool, self._cache)
+            if self._identity and reader.facts.identity != self._identity:
+                raise replaced_error(self._folder)
+            if reader.cache is not self._cache:
+                self._cache = reader.cache
+            current = self._reader() if self._reader is not None else None
+            if current is not None and current.cache is reader.cache:
+                return EmbeddedSnapshot(current, self._graphs)
+            self._reader = weakref.ref(reader)
+            if reader.blocks_writers:
+                self._readers.add(reader)
+            return EmbeddedSnapshot(reader, self._graphs)
 
     def upsert(self, rows: Rows) -> None:
         """Insert or replace rows by id, in one commit.
+
+        A row whose embedding stays the same keeps its slot.
 
         Raises:
             InputError: wrong dimensions, values that are not finite, or a duplicate id.
             ReplacedError: another store was put in the place of this one.
             StorageError: the commit failed; nothing was written.
+            BusyError: another process is writing.
         """
-        embeddings = check_rows(rows, self.dim)
+        embeddings = np.ascontiguousarray(check_rows(rows, self.dim), "<f4")
         if not len(rows):
             return
-        metadata = [
-            json.dumps(dict(fields), ensure_ascii=False, separators=(",", ":"))
-            for fields in rows.metadata
-        ]
+        values = packed_rows(rows, embeddings)
         with self._writing() as (connection, facts):
             files = VectorFiles(self._folder, facts.generation, facts.dim)
             removed = stored_rows(connection, "id", rows.ids)
-            old = {row.id: row.slot for row in removed}
-            vectors = files.map(facts.slots, connection).vectors
-            kept = np.zeros(len(rows), np.bool_)
-            for place, row_id in enumerate(rows.ids):
-                slot = old.get(row_id)
-                kept[place] = slot is not None and np.array_equal(vectors[slot], embeddings[place])
-            new = np.flatnonzero(~kept)
+            slots = np.full(len(rows), -1, np.int64)
+            if removed:
+                old = {row.id: row.slot for row in removed}
+                old_slots = np.array([old.get(row_id, -1) for row_id in rows.ids], np.int64)
+                slots = _kept(
+                    old_slots, embeddings, lambda: files.map(facts.slots, connection).vectors
+                )
+                dead = old_slots[(slots < 0) & (old_slots >= 0)]
+                connection.executemany(DELETE, ((slot,) for slot in dead.tolist()))
+                mark_dead(connection, dead)
+                kept = np.flatnonzero(slots >= 0).tolist()
+                connection.executemany(UPDATE, ((*values[at], int(slots[at])) for at in kept))
+            new = np.flatnonzero(slots < 0)
+            slots[new] = facts.slots + np.arange(len(new))
             if len(new):
                 files.append(facts.slots, embeddings[new], connection)
-            slots = np.empty(len(rows), np.int64)
-            slots[new] = facts.slots + np.arange(len(new))
-            slots[kept] = [old[rows.ids[place]] for place in np.flatnonzero(kept).tolist()]
-            connection.executemany(
-                "DELETE FROM rows WHERE slot = ?", [(each,) for each in old.values()]
-            )
-            connection.executemany(
-                "INSERT INTO rows (slot, id, uri, metadata, content_hash, signature) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                zip(
-                    slots.tolist(),
-                    *(rows.ids, rows.uris, metadata, rows.hashes, rows.signatures),
-                    strict=True,
-                ),
-            )
+                inserted = values if len(new) == len(rows) else [values[at] for at in new.tolist()]
+                numbered = zip(inserted, slots[new].tolist(), strict=True)
+                connection.executemany(INSERT, ((*fields, slot) for fields, slot in numbered))
             columns = (slots.tolist(), rows.ids, rows.uris, rows.metadata)
             added = [StoredRow(*fields) for fields in zip(*columns, strict=True)]
             facts = replace(
-                facts, slots=facts.slots + len(new), rows=facts.rows + len(rows) - len(old)
+                facts, slots=facts.slots + len(new), rows=facts.rows + len(rows) - len(removed)
             )
             self._update_derived(connection, facts, removed, added)
             facts.write(connection)
@@ -176,8 +206,9 @@ class EmbeddedStore(SnapshotStore):
         with self._writing() as (connection, facts):
             removed = stored_rows(connection, "id", list(dict.fromkeys(ids)))
             if removed:
-                slots = [(row.slot,) for row in removed]
-                connection.executemany("DELETE FROM rows WHERE slot = ?", slots)
+                slots = [row.slot for row in removed]
+                connection.executemany(DELETE, ((slot,) for slot in slots))
+                mark_dead(connection, np.array(slots, np.int64))
                 facts = replace(facts, rows=facts.rows - len(removed))
                 self._update_derived(connection, facts, removed, [])
                 facts.write(connection)
@@ -198,54 +229,130 @@ class EmbeddedStore(SnapshotStore):
         update_derived(connection, removed, added)
 
     def optimize(self, metric: Metric, *, purge: bool = False) -> None:
-        """Compact the files if many slots are dead; with ``purge``, if any is."""
-        del metric, purge
+        """Compact the files if many slots are dead; with ``purge``, if any is.
+
+        Other writers wait until it has finished. Progress is reported to that of the work around
+        (:func:`lookalike.progress.current_progress`).
+
+        Raises:
+            ReplacedError: another store was put in the place of this one.
+            StorageError: it failed; the rows are unchanged.
+            BusyError: another process is writing, or with ``purge`` reads rows that were removed.
+            CancelledError: the work was cancelled; the rows are unchanged.
+        """
+        from lookalike.stores.embedded import compaction
+
+        del metric
+        on_progress = current_progress()
+        with self._writing() as (connection, facts):
+            if facts.dead > (0 if purge else compaction.MAX_DEAD * facts.slots):
+                facts = compaction.compact(self._folder, connection, facts, on_progress)
+        with self._writing() as (connection, facts):
+            remove_other_files(self._folder, facts.generation)
+            remove_unused(self._folder, connection, facts.generation)
+            is_sparse = compaction.has_unused_pages(connection)
+            if purge:
+                VectorFiles(self._folder, facts.generation, facts.dim).truncate(facts.slots)
+        if purge or is_sparse:
+            self._vacuum()
+        if purge:
+            self._empty_log()
+
+    def _vacuum(self) -> None:
+        """Write the database anew, without what was removed from it."""
+        with holding(self._pool.write_lock), writing_errors(self._database):
+            connection = self._pool.writer()
+            wait_for_turn(lambda: connection.execute("VACUUM"), connection)
+
+    def _empty_log(self) -> None:
+        """Empty the write-ahead log, in which removed rows are.
+
+        Raises:
+            BusyError: another process reads them.
+        """
+        from lookalike.stores.embedded import compaction
+
+        with holding(self._pool.write_lock), writing_errors(self._database):
+            compaction.empty_log(self._folder, self._pool.writer())
+
+    def build_graph(self, metric: Metric, on_progress: ProgressCallback = ignore_progress) -> bool:
+        """Build the graph index of a metric, or add the rows that it lacks.
+
+        Others may read and write meanwhile; if they compact the files, False is returned.
+
+        Raises:
+            MissingDependencyError: usearch is missing.
+            BusyError: another process is building one.
+            StorageError: it could not be written, or 16 bits hold too few of the vectors.
+        """
+        from lookalike.stores.embedded.graph_building import build_graph
+
+        graph = build_graph(self._folder, metric, self._writing, on_progress)
+        if graph is not None:
+            self._graphs.use(graph)
+        return graph is not None
+
+    def drop_graph(self, metric: Metric) -> bool:
+        """Delete the graph index of a metric; return whether there was one.
+
+        Raises:
+            StorageError: it could not be deleted.
+        """
+        with self._writing() as (connection, facts):
+            name = (metric.value,)
+            count = connection.execute("DELETE FROM graphs WHERE metric = ?", name).rowcount
+            remove_unused(self._folder, connection, facts.generation)
+        return bool(count)
+
+    def graph_state(self, metric: Metric) -> GraphState | None:
+        """Return the state of the graph index of a metric; None if there is none.
+
+        If this process has not used it, it is verified first.
+        """
+        return self.snapshot().graph_state(metric)
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[tuple[sqlite3.Connection, StoreFacts]]:
+    def _writing(self) -> Iterator[tuple[Connection, StoreFacts]]:
         """Yield a connection in a transaction, which is committed if the block succeeds.
 
         Raises:
             ReplacedError: another store was put in the place of this one.
             StorageError: it could not be written.
         """
-        connection = open_database(self._database, write=True)
-        with contextlib.closing(connection), writing_errors(self._database):
-            connection.execute("BEGIN IMMEDIATE")
-            facts = StoreFacts.read(connection)
-            if facts.identity != self._identity:
-                raise replaced_error(self._folder)
-            yield connection, facts
-            if connection.total_changes:
-                connection.execute("COMMIT")
+        with holding(self._pool.write_lock), writing_errors(self._database):
+            connection = self._pool.writer()
+            for reader in list(self._readers):
+                reader.detach()
+            wait_for_turn(lambda: connection.execute("BEGIN IMMEDIATE"), connection)
+            try:
+                facts = StoreFacts.read(connection)
+                if facts.identity != self._identity:
+                    raise replaced_error(self._folder)
+                if not connection.is_tidy:
+                    remove_other_files(self._folder, facts.generation)
+                    connection.is_tidy = True
+                before = connection.total_changes
+                yield connection, facts
+                connection.execute("COMMIT" if connection.total_changes > before else "ROLLBACK")
+            except BaseException as error:
+                with contextlib.suppress(sqlite3.Error):
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                if connection.in_transaction or isinstance(error, sqlite3.Error | OSError):
+                    self._pool.discard_writer()
+                raise
 
 
-class _Watch:
-    """Notices commits to a database, and that another one was put in its place."""
-
-    def __init__(self, database: Path) -> None:
-        self._database = database
-        self._connection = open_database(database)
-        weakref.finalize(self, self._connection.close)
-        self._file = self._place()
-
-    def _place(self) -> tuple[int, int]:
-        try:
-            facts = os.stat(self._database)  # noqa: PTH116 - for each read
-        except OSError as error:
-            raise unreadable(self._database, error) from error
-        return facts.st_dev, facts.st_ino
-
-    def is_in_place(self) -> bool:
-        """Return whether the file that was opened is still there.
-
-        Raises:
-            ArtifactError: there is none.
-        """
-        return self._place() == self._file
-
-    def version(self) -> int:
-        """Return a number that differs after a commit by another connection."""
-        with reading_errors(self._database):
-            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
-        return int(version)
+def _kept(
+    slots: NDArray[np.int64], embeddings: Embeddings, stored: Callable[[], Embeddings]
+) -> NDArray[np.int64]:
+    """Return the slots whose embeddings, bit by bit, are those of new rows; -1 for the others."""
+    vectors = stored()
+    kept = np.full(len(slots), -1, np.int64)
+    places = np.flatnonzero(slots >= 0)
+    for start in range(0, len(places), _COMPARED):
+        part = places[start : start + _COMPARED]
+        old = vectors[slots[part]].view(np.uint32)
+        same = part[(old == embeddings[part].view(np.uint32)).all(axis=1)]
+        kept[same] = slots[same]
+    return kept

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import re
 import sqlite3
 import zlib
 from pathlib import Path
@@ -13,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
-from lookalike.stores.embedded.database import unreadable
-from lookalike.stores.quantized import BLOCK, QuantizedBlocks
+from lookalike.stores.embedded.failures import unreadable
+from lookalike.stores.quantized import BLOCK, RUNS, QuantizedBlocks
 from lookalike.types import Embeddings
 
 _FLOAT = np.dtype("<f4")
+
+_NAME = re.compile(r"(?:vectors|codes|scales)-([0-9]{1,18})\.(?:f32|i8)")
 
 _SELECT = (
     "SELECT error, relative_error, smallest, largest FROM blocks "
@@ -113,8 +117,8 @@ class VectorFiles:
         connection: sqlite3.Connection,
     ) -> None:
         """Write the codes of a block, and record it."""
-        quantized = QuantizedBlocks.empty(1, self._dim)
-        quantized.quantize(0, rows)
+        quantized = QuantizedBlocks.empty(1, self._dim, BLOCK)
+        quantized.fill(0, rows)
         parts = [quantized.codes.data.cast("B"), quantized.scales.astype(_FLOAT).data.cast("B")]
         for file, part in zip((codes, scales), parts, strict=True):
             file.seek(block * len(part))
@@ -122,6 +126,20 @@ class VectorFiles:
         checksums = zlib.crc32(rows.data.cast("B")), zlib.crc32(parts[1], zlib.crc32(parts[0]))
         values = (self._generation, block, *quantized.bounds[0].tolist(), *checksums)
         connection.execute(_INSERT, values)
+
+    def truncate(self, slots: int) -> None:
+        """Cut off what an interrupted write left behind the first ``slots``.
+
+        Raises:
+            OSError: the files cannot be written.
+        """
+        blocks = slots // BLOCK
+        sizes = (slots * self._dim, blocks * self._dim * BLOCK, blocks * 3 * BLOCK)
+        for path, size, item in zip(self.paths, sizes, (4, 1, 4), strict=True):
+            if path.stat().st_size > size * item:
+                os.truncate(path, size * item)
+                with path.open("r+b") as file:
+                    _sync(file.fileno())
 
     def map(self, slots: int, connection: sqlite3.Connection) -> MappedVectors:
         """Map the vectors of the first slots and the codes of their whole blocks.
@@ -140,10 +158,19 @@ class VectorFiles:
             _map(self._vectors, _FLOAT, (slots, self._dim)),
             QuantizedBlocks(
                 _map(self._codes, np.dtype(np.int8), (count, self._dim, BLOCK)),
-                _map(self._scales, _FLOAT, (count, 3, BLOCK)),
+                _map(self._scales, _FLOAT, (count, RUNS, BLOCK)),
                 bounds.reshape(count, 4),
             ),
         )
+
+
+def remove_other_files(folder: Path, generation: int) -> None:
+    """Delete the files of all generations but one; those that are in use on Windows stay."""
+    for path in folder.iterdir():
+        match = _NAME.fullmatch(path.name)
+        if match is not None and int(match[1]) != generation:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _sync(descriptor: int) -> None:

@@ -1,0 +1,80 @@
+"""The errors of a store's files: what SQLite and the system raise, as errors of lookalike."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from lookalike.cancellation import check_cancelled
+from lookalike.errors import ArtifactError, BusyError, StorageError
+
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_PRIMARY = 0xFF
+"""The bits of an error's code that are its kind; the others are details."""
+
+
+@contextlib.contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """Raise ArtifactError for whatever SQLite raises in the block about a broken database.
+
+    Raises:
+        ArtifactError: it is missing or broken.
+        BusyError: it is being written, where that excludes readers.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        check_cancelled()  # which may be why SQLite was interrupted
+        if is_busy(error):
+            raise _busy(path) from error
+        raise unreadable(path, error) from error
+
+
+@contextlib.contextmanager
+def writing_errors(path: Path) -> Iterator[None]:
+    """Raise StorageError for whatever SQLite or the system raises in the block.
+
+    Raises:
+        StorageError: it cannot be written.
+        BusyError: another process is writing.
+    """
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        check_cancelled()
+        if is_busy(error):
+            raise _busy(path) from error
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(
+            f"{path.parent}: the rows cannot be written ({reason}); those committed before are "
+            "unchanged"
+        ) from error
+
+
+def is_busy(error: BaseException) -> bool:
+    """Return whether an error is that somebody else has a lock."""
+    return error_kind(error) in _BUSY
+
+
+def error_kind(error: BaseException) -> int | None:
+    """Return the kind of an error of SQLite, as its constants; None for another error."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else int(code) & _PRIMARY
+
+
+def _busy(path: Path) -> BusyError:
+    return BusyError(
+        f"{path.parent}: the rows are being written by another process; try again when it has "
+        "finished"
+    )
+
+
+def unreadable(path: Path, error: object) -> ArtifactError:
+    """Return the error that the rows cannot be read, with the reason and the next command."""
+    return ArtifactError(
+        f"{path}: the rows of the gallery are missing or broken ({error}); to see what can be "
+        f"done: lookalike doctor {shlex.quote(str(path.parent.parent))}"
+    )

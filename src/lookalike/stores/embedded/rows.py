@@ -1,0 +1,160 @@
+"""Rows in the database: how they are stored, and their checksums.
+
+Whatever is derived from them reads them by :func:`stored_rows` and :func:`all_rows`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from json import JSONEncoder
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from lookalike.cancellation import check_cancelled
+from lookalike.errors import InputError
+from lookalike.metadata import parse_metadata
+from lookalike.stores.base import Rows
+from lookalike.types import Embeddings, Metadata
+
+SCHEMA = (
+    # A row's slot is its place in the vector files. The content hash is a BLOB of 32 bytes if it is
+    # a SHA-256 in hexadecimal, else the text.
+    "CREATE TABLE rows (slot INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL, "
+    "content_hash BLOB NOT NULL, signature TEXT NOT NULL, metadata TEXT NOT NULL, "
+    "checksum INTEGER NOT NULL)",
+)
+
+INSERT = (
+    "INSERT INTO rows (id, uri, content_hash, signature, metadata, checksum, slot) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+UPDATE = (
+    "UPDATE rows SET id = ?, uri = ?, content_hash = ?, signature = ?, metadata = ?, checksum = ? "
+    "WHERE slot = ?"
+)
+DELETE = "DELETE FROM rows WHERE slot = ?"
+
+_MAX_VARIABLES = 500
+_ENCODER = JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_DIGEST = 64
+_STEP = 1_000
+"""Rows that are read between checks whether the work was cancelled."""
+
+
+class StoredRow(NamedTuple):
+    """The parts of a row that something is derived from.
+
+    Args:
+        slot: its place in the vector files.
+        id: its id.
+        uri: where its image is.
+        metadata: JSON values by column.
+    """
+
+    slot: int
+    id: str
+    uri: str
+    metadata: Metadata
+
+
+def stored_rows(
+    connection: sqlite3.Connection, column: str, values: Sequence[Any]
+) -> list[StoredRow]:
+    """Return rows by values of a column, in any order; values that none has are left out.
+
+    Raises:
+        sqlite3.Error: they cannot be read.
+    """
+    query = f"SELECT slot, id, uri, metadata FROM rows WHERE {column} IN (?)"
+    return [
+        StoredRow(slot, row_id, uri, parse_metadata(metadata))
+        for slot, row_id, uri, metadata in select_many(connection, query, values)
+    ]
+
+
+def all_rows(connection: sqlite3.Connection) -> Iterator[StoredRow]:
+    """Iterate over all rows by slot.
+
+    Raises:
+        sqlite3.Error: they cannot be read.
+    """
+    cursor = connection.execute("SELECT slot, id, uri, metadata FROM rows ORDER BY slot")
+    while rows := cursor.fetchmany(_STEP):
+        check_cancelled()
+        for slot, row_id, uri, metadata in rows:
+            yield StoredRow(slot, row_id, uri, parse_metadata(metadata))
+
+
+def select_many(
+    connection: sqlite3.Connection, query: str, values: Sequence[Any]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a query whose ``IN (?)`` stands for many values."""
+    for start in range(0, len(values), _MAX_VARIABLES):
+        check_cancelled()
+        part = values[start : start + _MAX_VARIABLES]
+        yield from connection.execute(query.replace("(?)", f"({','.join('?' * len(part))})"), part)
+
+
+PackedRow = tuple[str, str, str | bytes, str, str, int]
+"""Id, URI, content hash, signature, metadata and checksum of a row as they are stored."""
+
+
+def packed_rows(rows: Rows, embeddings: Embeddings) -> list[PackedRow]:
+    """Return rows as they are stored, but for their slots.
+
+    Args:
+        rows: to be stored.
+        embeddings: theirs, ``(n, dim)`` float32, contiguous.
+
+    Raises:
+        InputError: a text has half of a surrogate pair, or metadata are no JSON.
+    """
+    size = embeddings.strides[0]
+    data = embeddings.data.cast("B")
+    columns = (rows.ids, rows.uris, rows.hashes, rows.signatures, rows.metadata)
+    packed: list[PackedRow] = []
+    try:
+        for place, (row_id, uri, digest, signature, metadata) in enumerate(
+            zip(*columns, strict=True)
+        ):
+            text = _ENCODER.encode(dict(metadata))
+            checksum = row_checksum(
+                (row_id, uri, digest, signature, text), data[place * size : (place + 1) * size]
+            )
+            packed.append((row_id, uri, pack_hash(digest), signature, text, checksum))
+    except (UnicodeEncodeError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"the row with the id {rows.ids[len(packed)]!r} cannot be stored ({error})"
+        ) from error
+    return packed
+
+
+def pack_hash(text: str) -> str | bytes:
+    """Return a content hash as it is stored."""
+    if len(text) == _DIGEST:
+        try:
+            data = bytes.fromhex(text)
+        except ValueError:
+            return text
+        if data.hex() == text:
+            return data
+    return text
+
+
+def unpack_hash(value: str | bytes) -> str:
+    """Return a content hash that was stored."""
+    return value if isinstance(value, str) else value.hex()
+
+
+def row_checksum(fields: Sequence[str], embedding: bytes | memoryview) -> int:
+    """Return the CRC-32 of a row.
+
+    Args:
+        fields: its id, URI, content hash, signature, and metadata as they are stored, as texts.
+        embedding: its bytes.
+
+    Raises:
+        UnicodeEncodeError: a text has lone surrogates.
+    """
+    return crc32(embedding, crc32("\0".join(fields).encode()))
