@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,9 +24,13 @@ def command(
         str | None,
         typer.Argument(metavar="GALLERY", help="Check the files of this gallery instead."),
     ] = None,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Read every byte and compare all checksums."),
+    ] = False,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Go back to the last complete version of the rows."),
+        typer.Option("--repair", help="Remove damaged rows; make the rest again."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -34,12 +39,13 @@ def command(
     Each part that is installed is used once, in a process of its own; the line
     says what was done. A missing part (-) is optional.
 
-    Of a gallery, every file is read and compared with its checksum, and every
-    row is read. Damaged rows, as after a power failure, are restored from the
-    last complete version of the table with --repair.
+    Of a gallery, its files, their sizes and structure are checked; with --deep,
+    every byte and all checksums. --repair removes rows that are damaged, which
+    the next index adds again, and makes what is derived from the others anew.
 
       lookalike doctor
       lookalike doctor photos.gallery
+      lookalike doctor photos.gallery --deep
 
     JSON: a list of name, ok (null: optional and missing), required, tried and
     detail.
@@ -47,15 +53,15 @@ def command(
     Exit code 1: a required part does not work, or a file is damaged. An
     optional part that is broken is marked, too.
     """
-    from lookalike.diagnostics import check_gallery, run_checks
     from lookalike.sources.path_kinds import PathKind, kind_of_path, no_gallery_error
 
-    if repair and gallery is None:
-        raise SettingError("{repair} needs a gallery", repair=None)
+    if gallery is None and (deep or repair):
+        name = "repair" if repair else "deep"
+        raise SettingError(f"{{{name}}} needs a gallery", **{name: None})
     if gallery is not None and kind_of_path(gallery) is PathKind.IMAGES:
         raise no_gallery_error(gallery)
     checks = []
-    for check in run_checks() if gallery is None else check_gallery(gallery, repair=repair):
+    for check in _checks(gallery, deep, repair):
         checks.append(check)
         if not as_json:
             _print(check)
@@ -63,6 +69,12 @@ def command(
         console.print_json([check.as_dict() for check in checks])
     if any(check.required and not check.ok for check in checks):
         raise typer.Exit(1)
+
+
+def _checks(gallery: str | None, deep: bool, repair: bool) -> Iterator[Check]:
+    from lookalike.diagnostics import check_gallery, run_checks
+
+    return run_checks() if gallery is None else check_gallery(gallery, deep=deep, repair=repair)
 
 
 def _print(check: Check) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lookalike.artifacts import sole_writer
 from lookalike.diagnostics.checks import Check
 from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
 from lookalike.encoders.persistence import file_hashes, load_encoder, read_description
-from lookalike.errors import ArtifactError, LookalikeError, SettingError
+from lookalike.errors import ArtifactError, BusyError, LookalikeError, SettingError
 from lookalike.evaluation.saved import FILE as EVALUATION_FILE
 from lookalike.explore.map import FILE as MAP_FILE
 from lookalike.files import open_regular, unescape_name
@@ -20,10 +22,12 @@ from lookalike.gallery.archive import FILE as ARCHIVE_FILE
 from lookalike.gallery.derived import DerivedFile
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ids import UPLOADS
-from lookalike.gallery.storage import ENCODER, IMAGES, MANIFEST, PARTS, STORE, read_folder
+from lookalike.gallery.storage import ENCODER, IMAGES, LOCK, MANIFEST, PARTS, STORE, read_folder
 from lookalike.images.decode import content_hash
 from lookalike.labels.session import FILE as SESSION_FILE
 from lookalike.stores.embedded.check import StoreReport, examine
+from lookalike.stores.embedded.repair import RepairReport
+from lookalike.stores.embedded.repair import repair as repair_store
 from lookalike.stores.registry import is_address
 
 _ROWS = 4_096
@@ -35,13 +39,13 @@ _DERIVED: Sequence[DerivedFile[Any]] = (MAP_FILE, EVALUATION_FILE, SESSION_FILE)
 _OWN = {MANIFEST, ARCHIVE_FILE, *PARTS, *(file.name for file in _DERIVED)}
 
 
-def check_gallery(path: str, *, repair: bool = False) -> Iterator[Check]:
+def check_gallery(path: str, *, deep: bool = False, repair: bool = False) -> Iterator[Check]:
     """Yield the checks of a gallery: its manifest, encoder, rows, uploads and further files.
 
     Args:
         path: its folder, or the address of its rows.
-        repair: first go back to the last version of the rows that can be read, if the newest one
-            cannot.
+        deep: read every byte and compare all checksums; by default, structure and sizes.
+        repair: if the rows are damaged, first write those anew that are not; implies ``deep``.
 
     Raises:
         SettingError: ``repair`` is set, and the rows are not in the folder.
@@ -68,7 +72,7 @@ def check_gallery(path: str, *, repair: bool = False) -> Iterator[Check]:
         return
     yield _check_encoder(folder)
     is_readable = True
-    for check in _check_rows(folder, deep=False):
+    for check in _check_rows(folder, deep=deep, fix=repair):
         yield check
         is_readable = is_readable and check.ok is True
     if not is_readable:
@@ -111,23 +115,53 @@ def _check_encoder(folder: Path) -> Check:
     return _tried("encoder", check, "loaded, fingerprint computed")
 
 
-def _check_rows(folder: Path, *, deep: bool) -> Iterator[Check]:
+def _check_rows(folder: Path, *, deep: bool, fix: bool) -> Iterator[Check]:
+    """Yield the checks of the rows; with ``fix``, repair them first if they are damaged."""
     try:
-        report = examine(folder / STORE, deep=deep)
-    except ArtifactError as error:
+        report = examine(folder / STORE, deep=deep or fix)
+        if fix and report.problems:
+            with sole_writer(folder / LOCK, what=f"the gallery {folder}"):
+                done = repair_store(folder / STORE)
+            yield Check("repair", True, _describe_repair(done))
+            report = examine(folder / STORE, deep=True)
+    except LookalikeError as error:
+        if isinstance(error, BusyError):
+            raise
         yield _broken("rows", error)
         return
-    tried = "every byte read" if deep else "structure and sizes compared"
-    yield Check("rows", not report.problems, _describe_rows(report), tried, required=True)
+    tried = "every byte read" if deep or fix else "structure and sizes checked"
+    yield Check("rows", not report.problems, _describe_rows(folder, report), tried, required=True)
     if report.orphans:
         detail = f"{format_count(len(report.orphans), 'file')} of an interrupted write, harmless"
         yield Check("store files", True, f"{detail}: {_names(list(report.orphans))}")
 
 
-def _describe_rows(report: StoreReport) -> str:
+def _describe_rows(folder: Path, report: StoreReport) -> str:
     if not report.problems:
         return f"{report.rows:,}, revision {report.revision}"
-    return f"damaged: {'; '.join(report.problems[:_LISTED])}"
+    more = len(report.problems) - _LISTED
+    problems = "; ".join(report.problems[:_LISTED]) + (f"; {more:,} more" if more > 0 else "")
+    if not report.is_readable:
+        return (
+            f"{problems}. It cannot be repaired: restore a copy of the gallery, or index the "
+            "images into a new one: lookalike index NEW.gallery FOLDER"
+        )
+    name = shlex.quote(str(folder))
+    return f"{problems}. To repair it: lookalike doctor {name} --repair, then index again"
+
+
+def _describe_repair(done: RepairReport) -> str:
+    detail = f"{done.rows:,} rows written anew"
+    removed = len(done.removed) + done.lost
+    if removed:
+        detail += f"; {format_count(removed, 'row')} damaged and removed"
+    if done.removed:
+        detail += f": {_names(list(done.removed))}"
+    if removed:
+        detail += "; index the images again"
+    for metric in done.graphs:
+        detail += f"; the index for {metric} was dropped, lookalike index --ann makes it again"
+    return f"{detail}; the damaged files are in {done.backup.name}, which may be deleted"
 
 
 def _compare_fingerprint(gallery: Gallery) -> str:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any
 import PIL
 
 from lookalike._version import __version__
-from lookalike.artifacts import manifest_bytes, read_manifest, write_cache
+from lookalike.artifacts import manifest_bytes, read_manifest, storage_error, write_cache
 from lookalike.config import settings
 from lookalike.documents import read_json
 from lookalike.encoders.base import Encoder
@@ -30,7 +31,7 @@ from lookalike.errors import ArtifactError, BusyError, SourceError, StorageError
 from lookalike.files import as_path, check_no_link, escape_name, expand_home, unescape_name
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.storage import MANIFEST
+from lookalike.gallery.storage import MANIFEST, is_outdated
 from lookalike.gallery.sync import SyncReport
 from lookalike.progress import ProgressOption, notice, reporting
 from lookalike.sources import FolderSource, Source
@@ -213,6 +214,7 @@ def _opened(
     name, key = _encoder_key(chosen)
     gallery = place / f"{_readable(name, key)}.gallery"
     passed = chosen if isinstance(chosen, Encoder) else None
+    _delete_outdated(gallery)
     if not (gallery / MANIFEST).exists():
         _create(gallery, chosen, source)
         _say_first(source, name, reason)
@@ -222,6 +224,25 @@ def _opened(
         write_cache(place / _FOLDER, manifest_bytes(facts))
     with _advising(place):
         return Gallery.open(gallery, encoder=passed)
+
+
+def _delete_outdated(gallery: Path) -> None:
+    """Delete a cached gallery of a format that is no longer read: it is indexed again.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
+    if not is_outdated(gallery):
+        return
+    gallery.with_suffix(".json").unlink(missing_ok=True)
+    old = gallery.with_name(f".{gallery.name}.{os.urandom(8).hex()}")
+    try:
+        gallery.replace(old)  # so that no other process opens half of it
+    except FileNotFoundError:  # another process did
+        return
+    except OSError as error:
+        raise storage_error(gallery, error) from error
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _create(path: Path, encoder: str | Path | Encoder, source: Source) -> None:

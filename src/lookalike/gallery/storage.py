@@ -46,7 +46,6 @@ from lookalike.files import (
     check_no_link,
     escape_name,
     read_regular,
-    valid_text,
 )
 from lookalike.gallery.servers import check_server, remember_server
 from lookalike.gallery.state import GalleryState
@@ -272,10 +271,14 @@ def open_storage(path: str | Path) -> GalleryStorage:
             raise ArtifactError(f"{folder / MANIFEST}: {error}; {_AGAIN}") from error
         check_server(address, str(folder))
         return AddressStorage(folder, open_store(address), fields.text("fingerprint"))
-    _check_path(folder)
-    if (folder / STORE / "_versions").is_dir():
+    if is_outdated(folder):
         raise outdated_error(folder)
     return FolderStorage(folder)
+
+
+def is_outdated(folder: Path) -> bool:
+    """Return whether the rows of a gallery's folder are of formats 1 to 4, in Lance tables."""
+    return (folder / STORE / "_versions").is_dir()
 
 
 def outdated_error(folder: Path) -> FormatVersionError:
@@ -296,20 +299,6 @@ def read_folder(folder: Path) -> dict[str, Any]:
     """
     manifest = _read_folder_manifest(folder)
     return manifest if "address" in manifest else _check_fields(manifest, str(folder / MANIFEST))
-
-
-def _check_path(folder: Path) -> None:
-    """Refuse a folder that the table of rows cannot be in.
-
-    Raises:
-        ArtifactError: its path has control characters, or bytes that are not UTF-8.
-    """
-    path = str(folder.absolute())
-    if valid_text(path) != path or any(c < " " or c == "\x7f" for c in path):
-        raise ArtifactError(
-            f"{escape_name(str(folder))}: the rows cannot be in a folder whose path has line ends, "
-            "other control characters, or bytes that are not UTF-8; choose another"
-        )
 
 
 def _read_folder_manifest(folder: Path) -> dict[str, Any]:
@@ -439,8 +428,6 @@ def create_storage(
         raise ArtifactError(
             f"{folder}: is a gallery already; open it with Gallery.open, or choose another name"
         )
-    if address is None:
-        _check_path(folder)
     with new_folder(folder) as partial:
         (partial / ENCODER).mkdir()
         write_encoder(encoder, partial / ENCODER)

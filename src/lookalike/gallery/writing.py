@@ -35,6 +35,7 @@ from lookalike.gallery.storage import (
     LOCK,
     QUEUE,
 )
+from lookalike.progress import ProgressOption, reporting
 from lookalike.stores.base import (
     Rows,
     matching_rows,
@@ -308,7 +309,7 @@ class WritableGallery(StoredGallery):
 
     @checked
     def optimize(self, *, wait: float | None = None) -> None:
-        """Merge small files, update the index and delete old versions of the table.
+        """Compact the files if over 30 % of their slots are of removed rows; update the index.
 
         Args:
             wait: seconds to wait for other writers; by default that of the settings.
@@ -321,13 +322,49 @@ class WritableGallery(StoredGallery):
             self._sweep_uploads()
             self._store.optimize(self.metric)
 
+    @checked
+    def build_ann_index(self, *, progress: ProgressOption | None = None) -> dict[str, Any]:
+        """Build an approximate (ANN) index, or add the rows that it lacks; return facts about it.
+
+        From then on, search uses it unless ``exact`` is set: a few times as fast in over 100,000
+        rows, and neighbors may be missing (:func:`lookalike.gallery.recall.measure_recall`). Rows
+        that are newer, and filters that match few rows, are searched exactly. Each sync keeps it up
+        to date. It is built by one thread, in about five minutes for 500,000 rows of 256
+        dimensions; others may read and write meanwhile, and an interrupted one is resumed.
+
+        Args:
+            progress: True shows it on a terminal or in a notebook; a callback gets it.
+
+        Raises:
+            InputError: there are fewer than 100,000 rows, or they are on a server.
+            MissingDependencyError: usearch is missing.
+            StorageError: it could not be written, or another process is building it.
+        """
+        from lookalike.gallery import ann_index
+
+        self.check_writable()
+        with reporting(progress) as on_progress:
+            ann_index.build(self.store, self.metric, on_progress)
+        return dict(ann_index.facts(self.store, self.metric)["index"])
+
+    @checked
+    def drop_ann_index(self) -> bool:
+        """Delete the approximate index, so that search is exact; return whether there was one.
+
+        Raises:
+            StorageError: it could not be deleted, or another process is writing.
+        """
+        from lookalike.gallery import ann_index
+
+        with self._writing():
+            return ann_index.drop(self._store, self.metric)
+
     def purge(self) -> None:
         """Delete what is left on disk of rows that were removed or replaced, at once.
 
         Labels that are kept for their images are deleted, too, and so is a map, evaluation or
-        labeling session of an earlier state. The rows are also deleted by the first
-        :meth:`optimize` after seven days, and 15 minutes later at the earliest, since others may
-        read old versions of them until then.
+        labeling session of an earlier state. Until then, the embeddings of removed rows stay in the
+        files, where nothing reads them. Who reads the gallery meanwhile goes on undisturbed.
 
         Raises:
             StorageError: it could not be done, or another process is writing.

@@ -315,10 +315,9 @@ class VectorStore(RowReader, Protocol):
         ...
 
     def optimize(self, metric: Metric, *, purge: bool = False) -> None:
-        """Merge small files, update the index for a metric, and delete old versions.
+        """Compact the files where much of them is of removed rows; update the index for a metric.
 
-        With ``purge``, nothing is left on disk of rows that were deleted or replaced; what others
-        are reading may fail.
+        With ``purge``, nothing is left on disk of rows that were deleted or replaced.
         """
         ...
 

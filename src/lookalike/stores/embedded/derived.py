@@ -38,13 +38,6 @@ class Part(Protocol):
         """Empty the tables, and fill them from the table ``rows``."""
         ...
 
-    def verify(self, connection: sqlite3.Connection, *, deep: bool = False) -> list[str]:
-        """Compare the tables with the rows; return what is wrong, and nothing if they agree.
-
-        With ``deep``, all of it; without, samples.
-        """
-        ...
-
 
 PARTS: tuple[Part, ...] = (columns, full_text)
 
