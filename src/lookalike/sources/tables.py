@@ -10,10 +10,12 @@ import codecs
 import csv
 import io
 import re
+from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -48,22 +50,23 @@ _MEMORY_OF_JSON = 4
 _MAX_REREAD = 1_000_000
 """Lines that are read again since the row before them is broken: each row of a file could be."""
 
+_CHUNK_CELLS = 40_960
+_MIN_CHUNK_ROWS = 16
+"""Cells of CSV that are put together at a time, and rows at least."""
+
+_UINT32 = 0xFFFFFFFF
 _BATCH_ROWS = 4_096
 _BYTES_PER_VALUE = 16
 _MAX_LEAVES = 10 * MAX_COLUMNS
 
-_INT64 = r"^-?(0|[1-9][0-9]{0,17})$"
-_INTEGER = rf"^-?(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})$"
-_NUMBER = r"^-?(0|[1-9][0-9]{0,199})(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?$"
-_LONG = r"^-?[0-9]{16,}$"
-"""Integers that a float64 may not hold exactly."""
-
-_FIRST_LINE = re.compile(rb"([^\r\n]*)(?:\r\n?|\n)?")
+_INTEGER = rf"-?(?:0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})"
+_NUMBER = r"-?(?:0|[1-9][0-9]{0,199})(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,2})?"
+_BOOLEAN = r"true|false|True|False|TRUE|FALSE"
+_LONG = re.compile(r"^-?[0-9]{16,}$", re.MULTILINE)
+"""An integer that a float64 may not hold exactly."""
 
 _JSON_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 """A text, also one that does not end, or a character of the structure."""
-
-_BOOLEAN = r"^(true|false|True|False|TRUE|FALSE)$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,27 +169,88 @@ def _check_memory(path: Path, size: int) -> None:
         )
 
 
-class _Columns(Sequence[Mapping[str, Any]]):
-    """The rows of columns of one length, which are Arrow arrays or lists; converted on access."""
+class _Texts:
+    """The texts of a column of CSV, in two objects for each chunk of as many rows."""
 
-    def __init__(self, columns: Mapping[str, Any]) -> None:
+    def __init__(self, chunk_rows: int) -> None:
+        self._chunk_rows = chunk_rows
+        self._chunks: list[tuple[str, array[int]]] = []
+        self._kinds = {kind: re.compile(rf"(?:(?:{kind})?\n)*+") for kind in _PARSERS}
+        self._empty = True
+        self._long = False
+
+    def add(self, cells: Sequence[str]) -> None:
+        """Add the cells of the next chunk; only the last one may have fewer."""
+        cells = [cell.strip() for cell in cells]
+        text = "".join(cells)
+        code = "I" if len(text) <= _UINT32 else "Q"
+        self._chunks.append((text, array(code, accumulate(map(len, cells), initial=0))))
+        self._empty = self._empty and not text
+        if self._kinds:
+            lines = "\n".join([*cells, ""])
+            single = "\n" not in text
+            self._kinds = {k: p for k, p in self._kinds.items() if single and p.fullmatch(lines)}
+            self._long = self._long or (_NUMBER in self._kinds and bool(_LONG.search(lines)))
+
+    def parser(self) -> Callable[[str], Any]:
+        """Return the function that makes values of the texts: the first that fits all of them."""
+        if self._empty or not self._kinds:
+            return plain
+        kind = next(iter(self._kinds))
+        return _number if kind == _NUMBER and self._long else _PARSERS[kind]
+
+    def __getitem__(self, row: int) -> str:
+        chunk, place = divmod(row, self._chunk_rows)
+        text, ends = self._chunks[chunk]
+        return text[ends[place] : ends[place + 1]]
+
+
+class _Columns(Sequence[Mapping[str, Any]]):
+    """The rows of columns of texts, each with the function that makes values of its texts."""
+
+    def __init__(
+        self, columns: Mapping[str, tuple[_Texts, Callable[[str], Any]]], count: int
+    ) -> None:
         self._columns = columns
-        self._count = len(next(iter(columns.values()), ()))
+        self._count = count
 
     def only(self, names: Sequence[str]) -> _Columns:
         """Return the rows with some of the columns."""
-        return _Columns({name: self._columns[name] for name in names if name in self._columns})
+        columns = {name: self._columns[name] for name in names if name in self._columns}
+        return _Columns(columns, self._count)
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: Any) -> Any:
         row = range(self._count)[index]
-        pairs = ((name, _cell(column[row])) for name, column in self._columns.items())
-        return {name: value for name, value in pairs if value is not None and value != ""}
+        pairs = ((name, texts[row], parse) for name, (texts, parse) in self._columns.items())
+        return {name: parse(text) for name, text, parse in pairs if text}
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         return (self[i] for i in range(self._count))
+
+
+def _number(text: str) -> int | float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def _boolean(text: str) -> bool:
+    return text.lower() == "true"
+
+
+def _unescaped(text: str) -> Any:
+    return plain(unescape_cell(text))
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    _INTEGER: int,
+    _NUMBER: float,
+    _BOOLEAN: _boolean,
+}
+"""The kinds of columns of CSV, in the order in which they are tried, and what parses their texts.
+
+Integers of any length are exact; beside a long one, those of a column of numbers are, too."""
 
 
 def _cell(value: Any) -> Any:
@@ -207,67 +271,90 @@ def _as_text(value: Any) -> str | None:
         return None
 
 
+class _CsvTable:
+    """Collects the rows of CSV by column."""
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self._path, self._names = path, names
+        self._chunk_rows = max(_MIN_CHUNK_ROWS, _CHUNK_CELLS // len(names))
+        self._columns = [_Texts(self._chunk_rows) for _ in names]
+        self._waiting: list[Sequence[str]] = []
+        self._count = 0
+
+    def add(self, row: Sequence[str]) -> None:
+        """Add a row."""
+        self._waiting.append(row)
+        if len(self._waiting) == self._chunk_rows:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        for column, cells in zip(self._columns, zip(*self._waiting, strict=True), strict=True):
+            column.add(cells)
+        self._count += len(self._waiting)
+        self._waiting = []
+
+    def table(
+        self,
+        *,
+        texts: bool,
+        problems: Sequence[Failure] = (),
+        numbers: Sequence[int] | None = None,
+    ) -> Table:
+        """Return the table of the rows."""
+        if self._waiting:
+            self._add_waiting()
+        columns = {
+            name: (column, _unescaped if texts else column.parser())
+            for name, column in zip(self._names, self._columns, strict=True)
+        }
+        rows = _Columns(columns, self._count)
+        return Table(self._path, tuple(self._names), rows, 2, "line", tuple(problems), numbers)
+
+
 def _read_csv(path: Path, *, texts: bool) -> Table:
-    convert = _unescaped if texts else _typed
-    with open_regular(path) as file:
-        data = file.read()
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    closed = data.count(b'"') % 2 == 0
-    fast = _read_csv_at_once(path, data, convert) if closed and not wide else None
-    if fast and texts and data.count(b"\n", 0, -1) != len(fast.rows):
-        fast = None  # empty lines, or line ends in cells: places would name other lines
-    del data
-    return fast or _read_csv_by_row(path, convert)
-
-
-def _read_csv_at_once(path: Path, data: bytes, convert: Callable[[Any], Any]) -> Table | None:
-    """Return a table without broken rows, which takes a tenth of the time; None if it has some."""
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
-    start = _FIRST_LINE.match(data)
-    assert start is not None
-    try:
-        header = start[1].decode("utf-8-sig")
-        names = _header(path, header)
-        table = arrow_csv.read_csv(
-            pa.BufferReader(memoryview(data)[start.end() :]),
-            read_options=arrow_csv.ReadOptions(use_threads=False, column_names=names),
-            parse_options=arrow_csv.ParseOptions(
-                delimiter=_separator(header), newlines_in_values=True
-            ),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-            ),
-        )
-    except (pa.ArrowException, UnicodeDecodeError):
-        return None
-    columns = [convert(table.column(i).combine_chunks()) for i in range(table.num_columns)]
-    return Table(path, tuple(names), _Columns(dict(zip(names, columns, strict=True))), 2, "line")
-
-
-def _read_csv_by_row(path: Path, convert: Callable[[Any], Any]) -> Table:
-    """Read a table row by row; broken rows are problems."""
-    import pyarrow as pa
-
     csv.field_size_limit(MAX_ROW)
+    return _read_csv_at_once(path, texts=texts) or _read_csv_by_row(path, texts=texts)
+
+
+def _read_csv_at_once(path: Path, *, texts: bool) -> Table | None:
+    """Return a table in UTF-8 without broken rows, which takes a fifth of the time; else None."""
+    numbers = array("Q")
+    try:
+        with open_regular(path) as file:
+            lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
+            header = next(lines, "")
+            names = _header(path, header.rstrip("\r\n"))
+            rows = csv.reader(lines, delimiter=_separator(header), strict=True)
+            table, number, columns = _CsvTable(path, names), 2, len(names)
+            for row in rows:
+                if len(row) == columns:
+                    numbers.append(number)
+                    table.add(row)
+                elif row:
+                    return None
+                number = rows.line_num + 2
+    except (csv.Error, UnicodeDecodeError):
+        return None
+    consecutive = not numbers or numbers[-1] == len(numbers) + 1
+    return table.table(texts=texts, numbers=None if consecutive else numbers)
+
+
+def _read_csv_by_row(path: Path, *, texts: bool) -> Table:
+    """Read a table row by row; broken rows are problems."""
     numbers: list[int] = []
     problems: list[Failure] = []
     with open_regular(path) as file:
         lines = _Lines(_text_lines(file))
         header = next(lines, "")
         names = _header(path, header.rstrip("\r\n"))
-        cells: list[list[str]] = [[] for _ in names]
+        table = _CsvTable(path, names)
         for number, row, problem in _csv_rows(lines, _separator(header), len(names)):
             if problem:
                 problems.append(Failure(f"{path}, line {number}", problem))
-                continue
-            numbers.append(number)
-            for column, cell in zip(cells, row, strict=True):
-                column.append(cell)
-    columns = [convert(pa.array(column, pa.string())) for column in cells]
-    rows = _Columns(dict(zip(names, columns, strict=True)))
-    return Table(path, tuple(names), rows, 2, "line", tuple(problems), numbers)
+            else:
+                numbers.append(number)
+                table.add(row)
+    return table.table(texts=texts, problems=problems, numbers=numbers)
 
 
 class _Lines(Iterator[str]):
@@ -410,45 +497,6 @@ def find_column(names: Sequence[str], wanted: Sequence[str]) -> str | None:
             if name in names and name.lower() == each:
                 return name
     return None
-
-
-def _typed(column: Any) -> Any:
-    """Convert a text column to integers, float64 or bool if all its values parse as such."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    texts = pc.utf8_trim_whitespace(column)
-    empty = pc.equal(texts, "")
-    filled = texts.filter(pc.invert(empty))
-    if not len(filled):
-        return texts
-    for pattern, kind in (
-        (_INT64, pa.int64()),
-        (_INTEGER, None),
-        (_NUMBER, pa.float64()),
-        (_BOOLEAN, pa.bool_()),
-    ):
-        if pc.all(pc.match_substring_regex(filled, pattern)).as_py():
-            long = kind != pa.int64() and pc.any(pc.match_substring_regex(filled, _LONG)).as_py()
-            if kind is None or long:
-                return [_number(text) if text else None for text in texts.to_pylist()]
-            return pc.if_else(empty, None, texts).cast(kind)
-    return texts
-
-
-def _unescaped(column: Any) -> Any:
-    """Return a text column with stripped cells, without the apostrophes of escaped formulas."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    texts = pc.utf8_trim_whitespace(column)
-    if not pc.any(pc.starts_with(texts, "'")).as_py():
-        return texts
-    return pa.array([unescape_cell(text) for text in texts.to_pylist()], pa.string())
-
-
-def _number(text: str) -> int | float:
-    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 class _Objects:
