@@ -1,16 +1,17 @@
-"""Exact nearest neighbors in memory: one matrix product, then the distances of few candidates.
+"""Exact nearest neighbors: an approximate score of every row, then the distances of few candidates.
 
-The product gives every row an approximate score. The distances of all rows that may be among the
-nearest, given the rounding error, are computed directly, as ``|q - x|`` or ``1 - cos``. The results
-equal those of computing every distance, at the speed of a matrix product. From the second single
-query on, the product uses rows in 8 bits.
+The distances of all rows that may be among the nearest, given the error of their scores, are
+computed directly, as ``|q - x|`` or ``1 - cos``. The results equal those of computing every
+distance. Scores are computed from rows in 8 bits where there are such, and else in 32 bits.
 """
 
 from __future__ import annotations
 
+import contextvars
 import math
 import threading
-from copy import copy
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,25 +19,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
-from lookalike.stores.quantized import QuantizedBlocks, QuantizedRows
+from lookalike.config import settings
+from lookalike.stores import quantized
+from lookalike.stores.candidates import Candidates, CrowdedError, ScoredRows, Selection
+from lookalike.stores.quantized import QuantizedBlocks, QuantizedQueries
 from lookalike.types import Embeddings, Metric
 
 _MIN_QUANTIZED = 20_000
-"""Rows from which quantization is worth its cost."""
+"""Rows in memory from which quantization is worth its cost."""
 
-_MAX_DIRECT = 2_000
+_WORTH_QUANTIZING = 1_000
+"""Queries in batches after which it is; of single ones, two."""
+
+_MIN_BATCH = 6
+"""Queries from which they are multiplied together; fewer are faster one by one."""
+
+_BATCH = 128
+_MAX_DIRECT = 1_000
 """Candidates up to which distances are computed directly."""
 
-_BLOCK = 64
-_EXTRA = 16
-_CHUNK_SCORES = 1 << 24
-"""Scores held at a time (64 MiB); queries are processed in chunks."""
+_GATHERED = 0.08
+"""Share of the rows below which those of a subset are read one by one."""
 
-_CHUNK_VALUES = 1 << 24
-"""Values of rows that are multiplied between checks whether the search was cancelled."""
+_CHUNK_BLOCKS = 128
+_CHUNK_ROWS = 1 << 14
+_CHUNK_VALUES = 1 << 22
+"""Rows and values of rows that are multiplied in 32 bits at a time."""
 
 _CHUNK_DIRECT = 1 << 21
 """Values whose distances are computed at a time, in 64 bits (16 MiB)."""
+
+_EPSILON = float(np.finfo(np.float32).eps)
+_SMALLEST, _LARGEST = 1e-12, 1e12
+"""Lengths of vectors whose float32 products neither over- nor underflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +73,14 @@ class Nearest(NamedTuple):
 
 
 class ExactIndex:
-    """Exact search over embeddings ``(rows, dim)`` float32 in memory."""
+    """Exact search over embeddings in memory or in a mapped file.
+
+    Args:
+        vectors: ``(rows, dim)`` float32.
+        codes: of whole blocks of rows, from the first one on. If None, they are computed when
+            searches have shown that they are worth it.
+        dead: numbers of rows that never match, in ascending order.
+    """
 
     def __init__(
         self,
@@ -67,37 +89,36 @@ class ExactIndex:
         *,
         dead: NDArray[np.int64] | None = None,
     ) -> None:
-        del codes
-        self._dead = dead if dead is not None and len(dead) else None
-        self._rows = np.ascontiguousarray(vectors, dtype=np.float32)
-        squares = np.einsum("ij,ij->i", self._rows, self._rows, dtype=np.float64)
-        norms = np.sqrt(squares)
-        self._in_range = _in_range(norms)
-        inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
-        with np.errstate(over="ignore", under="ignore"):
-            self._half_squares = (squares / 2).astype(np.float32)
-            self._inverse_norms = inverse.astype(np.float32)
-        self._largest = float(norms.max(initial=0))
-        self._quantized: QuantizedRows | None = None
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        self._vectors = vectors.view(np.ndarray)  # a memmap is slower
+        self._scan = _Scan(self._vectors, codes)
+        self._can_quantize = codes is None and len(vectors) >= _MIN_QUANTIZED
         self._quantizing = threading.Lock()
-        self._cosine_scales = np.empty(0, np.float32)
-        self._single_queries: float = 0
+        self._single_queries = self._batch_queries = 0
+        self._dead: NDArray[np.bool_] | None = None
+        if dead is not None and len(dead):
+            self._dead = np.zeros(len(vectors), np.bool_)
+            self._dead[dead] = True
+        self._live = len(vectors) - (0 if dead is None else len(dead))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._vectors)
 
     @property
     def vectors(self) -> Embeddings:
         """The embeddings, ``(rows, dim)``."""
-        return self._rows
+        return self._vectors
 
     def at(self, rows: NDArray[np.int64]) -> Embeddings:
         """Return the embeddings of rows by their numbers."""
-        return self._rows[rows]
+        return self._vectors[rows]
 
     def others(self, start: int, stop: int, k: int, metric: Metric) -> Neighbors:
-        """Return the ``min(k, rows - 1)`` nearest other rows to the rows ``start`` to ``stop``."""
-        queries = self._rows[start:stop]
+        """Return the ``min(k, rows - 1)`` nearest other rows to the rows ``start`` to ``stop``.
+
+        Dead rows are no neighbors, and not counted, but have neighbors.
+        """
+        queries = self._vectors[start:stop]
         nearest = self.search(queries, k + 1, metric)
         # Among identical rows the row itself need not be first, or among the nearest at all.
         other = nearest.rows != np.arange(start, start + len(queries))[:, None]
@@ -106,35 +127,6 @@ class ExactIndex:
         return Neighbors(
             nearest.rows[other].reshape(shape), nearest.distances[other].reshape(shape)
         )
-
-    def search_with_ties(
-        self,
-        queries: Embeddings,
-        k: int,
-        metric: Metric,
-        subset: NDArray[np.int64] | None = None,
-    ) -> list[Nearest]:
-        """Return the nearest rows to each query, and all others at the distance of the k-th.
-
-        ``subset`` restricts the search to some rows, in ascending order.
-        """
-        count = len(self) if subset is None else len(subset)
-        results = []
-        for query in queries:
-            more = k + 1
-            while True:
-                nearest = self.search(query[None], more, metric, subset)
-                rows, distances = nearest.rows[0], nearest.distances[0]
-                if (
-                    len(rows) < more
-                    or more >= count
-                    or distances[-1] > distances[k - 1]
-                ):
-                    break
-                more *= 4
-            last = np.searchsorted(distances, distances[k - 1], "right") if len(rows) > k else k
-            results.append(Nearest(rows[:last], distances[:last]))
-        return results
 
     def search(
         self,
@@ -145,232 +137,498 @@ class ExactIndex:
     ) -> Neighbors:
         """Return the ``min(k, rows)`` nearest rows to queries ``(q, dim)`` float32.
 
-        ``subset`` restricts the search to some rows, in ascending order.
+        Args:
+            queries: the queries.
+            k: rows wanted.
+            metric: of the distances.
+            subset: the numbers of the only rows that may match, in ascending order.
         """
-        if self._dead is not None:
-            every = np.arange(len(self)) if subset is None else subset
-            subset = np.setdiff1d(every, self._dead, assume_unique=True)
-        if subset is not None and len(subset) == len(self):
-            subset = None
-        if len(queries) == 1 and k > 0 and self._in_range and _in_range(_lengths(queries)):
-            quantized = self._quantize()
-            if quantized is not None:
-                subset = self._candidates(quantized, queries[0], k, metric, subset)
-                if len(subset) <= _MAX_DIRECT:
-                    rows, distances = self._nearest(queries[0], subset, k, metric)
-                    return Neighbors(rows[None], distances[None])
-        if subset is not None:
-            nearest = self._take(subset).search(queries, k, metric)
-            return Neighbors(subset[nearest.rows], nearest.distances)
-        k = min(k, len(self))
-        nearest = Neighbors(
-            np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float64)
-        )
-        if k == 0:
-            return nearest
-        step = max(1, _CHUNK_SCORES // len(self))
-        for start in range(0, len(queries), step):
-            check_cancelled()
-            part = slice(start, start + step)
-            self._search(queries[part], metric, nearest.rows[part], nearest.distances[part])
-        return nearest
+        nearest = self.search_with_ties(queries, k, metric, subset)
+        width = min((len(each.rows) for each in nearest), default=k)
+        width = min(k, width)
+        rows = np.empty((len(nearest), width), np.int64)
+        distances = np.empty((len(nearest), width))
+        for place, each in enumerate(nearest):
+            rows[place], distances[place] = each.rows[:width], each.distances[:width]
+        return Neighbors(rows, distances)
 
-    def _quantize(self) -> QuantizedRows | None:
-        """Return the rows in 8 bits, if they are many and this is not the first single query.
-
-        While one search computes them, to the end since all later ones use them, others do without.
-        """
-        if len(self) < _MIN_QUANTIZED:
-            return None
-        self._single_queries += 1
-        if (
-            self._quantized is None
-            and self._single_queries > 1
-            and self._quantizing.acquire(blocking=False)
-        ):
-            try:
-                quantized = QuantizedRows(self._rows)
-                self._cosine_scales = quantized.scales * self._inverse_norms
-                self._quantized = quantized
-            finally:
-                self._quantizing.release()
-        return self._quantized
-
-    def _candidates(
-        self,
-        quantized: QuantizedRows,
-        query: NDArray[np.float32],
-        k: int,
-        metric: Metric,
-        subset: NDArray[np.int64] | None,
-    ) -> NDArray[np.int64]:
-        """Return rows, in ascending order, that include the ``k`` nearest to a query.
-
-        The worst true score of the ``k`` best rows by rounded score is a lower bound of the score
-        of the k-th nearest row. Rows whose rounded score is lower by more than the rounding error
-        are excluded.
-        """
-        products, step, rounded = quantized.products(query)
-        if metric is Metric.COSINE:  # without the step, which saves a pass over all rows
-            scores = np.multiply(products, self._cosine_scales, dtype=np.float32)
-        else:
-            scores = np.multiply(products, quantized.scales * np.float32(step), dtype=np.float32)
-            scores -= self._half_squares
-            step = 1.0
-        if subset is not None:
-            scores = scores[subset]
-        count = len(scores)
-        if count <= k:
-            return np.arange(count) if subset is None else subset
-        best = _top(scores[None], k)[0]
-        rows = best if subset is None else subset[best]
-        true = self._scored((self._rows[rows] @ query)[None], metric, rows)[0]
-        length = float(np.linalg.norm(query))
-        query_error = float(np.linalg.norm(query - rounded))
-        error = float(self._error(query[None], metric)[0])
-        if metric is Metric.COSINE:
-            error += 1.001 * (query_error + length * quantized.max_relative_error)
-        else:
-            error += 1.001 * (query_error * self._largest + length * quantized.max_error)
-        passing = np.flatnonzero(scores >= (true.min() - error) / step)
-        return passing if subset is None else subset[passing]
-
-    def _take(self, rows: NDArray[np.int64]) -> ExactIndex:
-        """Return an index of some of the rows, which reuses what is computed."""
-        part = copy(self)
-        part._quantized, part._single_queries = None, -math.inf
-        part._rows = self._rows[rows]
-        part._dead = None
-        part._half_squares = self._half_squares[rows]
-        part._inverse_norms = self._inverse_norms[rows]
-        return part
-
-    def _search(
+    def search_with_ties(
         self,
         queries: Embeddings,
+        k: int,
         metric: Metric,
-        rows: NDArray[np.int64],
-        distances: NDArray[np.float64],
-    ) -> None:
-        """Fill ``rows`` and ``distances``, both ``(q, k)``."""
-        k = rows.shape[1]
-        if not (self._in_range and _in_range(_lengths(queries))):
-            every = np.arange(len(self))
-            for q, query in enumerate(queries):
+        subset: NDArray[np.int64] | None = None,
+    ) -> list[Nearest]:
+        """Return the ``k`` nearest rows to each query, and all others as near as the k-th.
+
+        Equal distances are ordered by row number. The arguments are those of :meth:`search`.
+        """
+        queries = np.ascontiguousarray(queries, np.float32)
+        scope = self._scope(subset)
+        if k < 1 or not scope.count:
+            return [Nearest(np.empty(0, np.int64), np.empty(0)) for _ in queries]
+        targets = queries.astype(np.float64)
+        lengths = np.sqrt(np.einsum("ij,ij->i", targets, targets))
+        search = _Search(self._scan, scope, metric, min(k, scope.count))
+        results: list[Nearest | None] = [None] * len(queries)
+        plain = []
+        for place, length in enumerate(lengths.tolist()):
+            if length == 0 and metric is Metric.COSINE:
+                rows = scope.rows()
+                results[place] = Nearest(rows, np.ones(len(rows)))
+            elif k >= scope.count or (length > 0 and not _SMALLEST < length < _LARGEST):
                 check_cancelled()
-                rows[q], distances[q] = self._nearest(query, every, k, metric)
-            return
-        scores = self._scored(self._products(queries), metric)
-        candidates = np.sort(_top(scores, min(k + _EXTRA, len(self))), axis=1)
-        exact = self._distances(queries[:, None], candidates, metric)
-        order = np.argsort(exact, axis=1, kind="stable")[:, :k]
-        rows[:] = np.take_along_axis(candidates, order, axis=1)
-        distances[:] = np.take_along_axis(exact, order, axis=1)
-        if candidates.shape[1] == len(self):
-            return
-        # Where scores are too close to exclude the other rows, more candidates are compared.
-        best = np.sort(np.take_along_axis(scores, candidates, axis=1), axis=1)
-        threshold = best[:, -k] - 2 * self._error(queries, metric)
-        for i in np.flatnonzero(best[:, 0] >= threshold):
-            more = np.flatnonzero(scores[i] >= threshold[i])
-            rows[i], distances[i] = self._nearest(queries[i], more, k, metric)
-
-    def _nearest(
-        self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int, metric: Metric
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        exact = self._distances(query, rows, metric)
-        order = np.argsort(exact, kind="stable")[:k]
-        return rows[order], exact[order]
-
-    def _products(self, queries: Embeddings) -> NDArray[np.float32]:
-        """Return the products ``(q, rows)`` of queries with all rows."""
-        products = np.empty((len(queries), len(self)), np.float32)
-        step = max(1, _CHUNK_VALUES // max(1, self._rows.shape[1]))
-        for start in range(0, len(self), step):
-            check_cancelled()
-            rows, part = self._rows[start : start + step], products[:, start : start + step]
-            if len(queries) == 1:  # a matrix-vector product is faster then
-                np.matmul(rows, queries[0], out=part[0])
+                results[place] = search.direct(queries[place])
             else:
-                np.matmul(queries, rows.T, out=part)
-        return products
+                plain.append(place)
+        if plain:
+            self._quantize(len(plain))
+            search.scan = self._scan
+            places = np.array(plain)
+            for place, nearest in search.run(queries[places], targets[places], lengths[places]):
+                results[plain[place]] = nearest
+        return [each for each in results if each is not None]
+
+    def _scope(self, subset: NDArray[np.int64] | None) -> _Scope:
+        size = len(self)
+        if subset is None or len(subset) == size:
+            return _Scope(size, self._live, self._dead, None)
+        if len(subset) and self._dead is not None:
+            subset = subset[~self._dead[subset]]
+        if len(subset) < _GATHERED * size or len(subset) == 0:
+            return _Scope(size, len(subset), None, subset)
+        excluded = np.ones(size, np.bool_)
+        excluded[subset] = False
+        return _Scope(size, len(subset), excluded, None)
+
+    def _quantize(self, queries: int) -> None:
+        """Quantize the rows if that is worth its cost by now.
+
+        While one search does, to the end since all later ones profit, others do without.
+        """
+        if not self._can_quantize:
+            return
+        if queries < _MIN_BATCH:
+            self._single_queries += queries
+        else:
+            self._batch_queries += queries
+        if self._single_queries < 2 and self._batch_queries < _WORTH_QUANTIZING:
+            return
+        if self._quantizing.acquire(blocking=False):
+            try:
+                if self._can_quantize:
+                    self._scan = _Scan(self._vectors, _quantized(self._vectors), self._scan)
+                    self._can_quantize = False
+            finally:
+                self._quantizing.release()
+
+
+def _quantized(vectors: Embeddings) -> QuantizedBlocks:
+    """Return the codes of all whole blocks of vectors."""
+    rows = quantized.BLOCK
+    blocks = QuantizedBlocks.empty(len(vectors) // rows, vectors.shape[1], rows)
+    for block in range(len(blocks)):
+        check_cancelled()
+        blocks.fill(block, vectors[block * rows : (block + 1) * rows])
+    return blocks
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The rows that may match.
+
+    Args:
+        size: rows of the index.
+        count: rows that may match.
+        excluded: ``(size,)`` whether a row may not match; None if all may, or only those of
+            ``subset``.
+        subset: numbers of the only rows that may match, if they are few, in ascending order.
+    """
+
+    size: int
+    count: int
+    excluded: NDArray[np.bool_] | None
+    subset: NDArray[np.int64] | None
+
+    def without(self, rows: NDArray[np.int64]) -> _Scope:
+        """Return the scope without some rows; ``count`` stays."""
+        if self.subset is not None:
+            subset = np.setdiff1d(self.subset, rows, assume_unique=True)
+            return _Scope(self.size, self.count, None, subset)
+        excluded = np.zeros(self.size, np.bool_) if self.excluded is None else self.excluded.copy()
+        excluded[rows] = True
+        return _Scope(self.size, self.count, excluded, None)
+
+    def rows(self) -> NDArray[np.int64]:
+        """Return the numbers of the rows that may match, in ascending order."""
+        if self.subset is not None:
+            return self.subset
+        return np.arange(self.size) if self.excluded is None else np.flatnonzero(~self.excluded)
+
+
+class _Queries(NamedTuple):
+    """Queries of a scan.
+
+    Args:
+        vectors: ``(q, dim)`` float32; of unit length for the metric cosine.
+        targets: the same in 64 bits, not rounded to 32.
+        lengths: ``(q,)`` of these.
+    """
+
+    vectors: Embeddings
+    targets: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+
+    def take(self, places: NDArray[np.int64]) -> _Queries:
+        return _Queries(self.vectors[places], self.targets[places], self.lengths[places])
+
+
+class _Scan:
+    """Scores of rows, from their codes as far as there are some, or else from the rows themselves.
+
+    What is computed once is kept: the lengths of rows without codes, and which rows are out of the
+    range of float32 products.
+    """
+
+    def __init__(
+        self,
+        vectors: Embeddings,
+        codes: QuantizedBlocks | None = None,
+        other: _Scan | None = None,
+    ) -> None:
+        self.vectors = vectors
+        self.codes = codes if codes is not None and len(codes) else None
+        self.coded = len(self.codes) * self.codes.rows if self.codes is not None else 0
+        self._facts: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
+        if other is not None and other._facts is not None:
+            half_squares, wild = other._facts
+            self._facts = half_squares[self.coded :], wild
+
+    def facts(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return half the squared lengths of rows without codes, and the numbers of wild rows.
+
+        These have lengths out of range, or have codes in a block with such a row.
+        """
+        if self._facts is None:
+            rows = self.vectors[self.coded :]
+            squares = np.empty(len(rows))
+            step = max(1, _CHUNK_DIRECT // max(1, rows.shape[1]))
+            for start in range(0, len(rows), step):
+                check_cancelled()
+                part = rows[start : start + step]
+                squares[start : start + step] = np.einsum("ij,ij->i", part, part, dtype=np.float64)
+            lengths = np.sqrt(squares)
+            is_wild = ~((lengths > _SMALLEST) & (lengths < _LARGEST) | (lengths == 0))
+            wild = self.coded + np.flatnonzero(is_wild)
+            if self.codes is not None:
+                blocks = np.flatnonzero(self.wild_blocks())
+                inside = blocks[:, None] * self.codes.rows + np.arange(self.codes.rows)
+                wild = np.concatenate([inside.ravel(), wild])
+            with np.errstate(over="ignore", under="ignore"):
+                self._facts = (squares / 2).astype(np.float32), wild
+        return self._facts
+
+    def wild_blocks(self) -> NDArray[np.bool_]:
+        """Return which blocks with codes have rows out of range."""
+        if self.codes is None:
+            return np.zeros(0, np.bool_)
+        smallest, largest = self.codes.bounds[:, 2:].T
+        return ~((smallest > _SMALLEST) & (largest < _LARGEST))
+
+    def half_squares(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return half the squared lengths of rows by their ascending numbers."""
+        border = int(np.searchsorted(rows, self.coded))
+        plain = self.facts()[0][rows[border:] - self.coded]
+        if self.codes is None or not border:
+            return plain
+        return np.concatenate([self.codes.half_squares(rows[:border]), plain])
+
+    def scores(
+        self, queries: _Queries, metric: Metric, scope: _Scope, *, coded: bool
+    ) -> Iterator[ScoredRows]:
+        """Yield the scores of the rows that may match."""
+        if scope.subset is not None:
+            rows = scope.subset
+            for start in range(0, len(rows), self._step()):
+                check_cancelled()
+                yield self.gathered_scores(queries, metric, rows[start : start + self._step()])
+            return
+        if not coded or self.codes is None:
+            yield from self._plain_scores(queries, metric, scope, 0)
+            return
+        rounded = QuantizedQueries.of(queries.targets)
+        if len(queries.vectors) == 1:
+            yield from self._query_scores(rounded, metric, scope)
+        else:
+            yield from self._batch_scores(rounded, metric, scope)
+        yield from self._plain_scores(queries, metric, scope, self.coded)
+
+    def _query_scores(
+        self, query: QuantizedQueries, metric: Metric, scope: _Scope
+    ) -> Iterator[ScoredRows]:
+        assert self.codes is not None
+        size = self.codes.rows
+        for start in range(0, len(self.codes), _CHUNK_BLOCKS):
+            check_cancelled()
+            part = slice(start, min(start + _CHUNK_BLOCKS, len(self.codes)))
+            scores = np.empty((part.stop - start, size), np.float32)
+            self.codes.query_scores(query, part, metric, scores)
+            if scope.excluded is not None:
+                excluded = scope.excluded[start * size : part.stop * size]
+                np.copyto(scores, np.float32(-np.inf), where=excluded.reshape(scores.shape))
+            yield ScoredRows(
+                start * size, scores[:, None], self.codes.errors(query, part, metric)
+            )
+
+    def _batch_scores(
+        self, queries: QuantizedQueries, metric: Metric, scope: _Scope
+    ) -> Iterator[ScoredRows]:
+        assert self.codes is not None
+        size, wild = self.codes.rows, self.wild_blocks()
+        errors = self.codes.errors(queries, slice(None), metric)
+        for block in range(len(self.codes)):
+            check_cancelled()
+            excluded = None
+            if scope.excluded is not None:
+                excluded = scope.excluded[block * size : (block + 1) * size]
+            if wild[block] or (excluded is not None and excluded.all()):
+                continue
+            scores = self.codes.batch_scores(queries, block, metric, excluded)
+            yield ScoredRows(block * size, scores[None], errors[block : block + 1])
+
+    def _plain_scores(
+        self, queries: _Queries, metric: Metric, scope: _Scope, first: int
+    ) -> Iterator[ScoredRows]:
+        """Yield scores in 32 bits of consecutive rows."""
+        for start in range(first, len(self.vectors), self._step()):
+            check_cancelled()
+            numbers = np.arange(start, min(start + self._step(), len(self.vectors)))
+            part = self._scored(queries, metric, self.vectors[start : numbers[-1] + 1], numbers)
+            if scope.excluded is not None:
+                part.scores[0][:, scope.excluded[start : numbers[-1] + 1]] = -np.inf
+            yield part._replace(start=start, rows=None)
+
+    def gathered_scores(
+        self, queries: _Queries, metric: Metric, rows: NDArray[np.int64]
+    ) -> ScoredRows:
+        """Return scores in 32 bits of some rows, by their ascending numbers."""
+        if rows[-1] - rows[0] == len(rows) - 1:
+            vectors = self.vectors[rows[0] : rows[-1] + 1]
+        else:
+            vectors = np.take(self.vectors, rows, axis=0)
+        return self._scored(queries, metric, vectors, rows)
 
     def _scored(
         self,
-        products: NDArray[np.float32],
+        queries: _Queries,
         metric: Metric,
-        rows: NDArray[np.int64] | slice = slice(None),
-    ) -> NDArray[np.float32]:
-        """Turn products ``(..., rows)`` of queries with rows into scores, in place."""
-        if metric is Metric.L2:
-            products -= self._half_squares[rows]
-        else:
-            products *= self._inverse_norms[rows]
-        return products
-
-    def _error(self, queries: Embeddings, metric: Metric) -> NDArray[np.float32]:
-        """Bound the rounding error of each query's scores (Higham 2002, section 3.1)."""
-        unit = (self._rows.shape[1] + 2) * np.finfo(np.float32).eps
-        norms = np.linalg.norm(queries, axis=1)
+        vectors: Embeddings,
+        rows: NDArray[np.int64],
+    ) -> ScoredRows:
+        half_squares = self.half_squares(rows)
+        largest = 1.0
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            if len(queries.vectors) == 1:  # a matrix-vector product is faster then
+                scores = (vectors @ queries.vectors[0])[None]
+            else:
+                scores = queries.vectors @ vectors.T
+            if metric is Metric.COSINE:
+                scores *= np.where(half_squares > 0, 1 / np.sqrt(2 * half_squares), 0)
+            else:
+                scores -= half_squares
+        wild = np.isin(rows, self.facts()[1], assume_unique=True) if len(self.facts()[1]) else None
+        if wild is not None:
+            scores[:, wild] = -np.inf
+            half_squares = half_squares[~wild]
+        # Higham 2002, section 3.1.
+        unit = (vectors.shape[1] + 8) * _EPSILON
         if metric is Metric.COSINE:
-            return np.asarray(2 * unit * norms)
-        return np.asarray(unit * self._largest * (norms + self._largest))
+            errors = 2 * unit * queries.lengths
+        else:
+            largest = math.sqrt(2 * float(half_squares.max(initial=0)))
+            errors = 1.001 * unit * largest * (queries.lengths + largest)
+        return ScoredRows(0, scores[None], errors.astype(np.float32)[None], rows)
+
+    def _step(self) -> int:
+        return max(1, min(_CHUNK_ROWS, _CHUNK_VALUES // max(1, self.vectors.shape[1])))
+
+
+class _Search:
+    """One search: the nearest rows of a scope to some queries.
+
+    Args:
+        scan: of the rows.
+        scope: the rows that may match.
+        metric: of the distances.
+        k: rows wanted, at most as many as may match.
+    """
+
+    def __init__(self, scan: _Scan, scope: _Scope, metric: Metric, k: int) -> None:
+        self.scan = scan
+        self._scope = scope
+        self._metric = metric
+        self._k = k
+        self._scored = scope  # without rows out of range
+        self._wild = np.empty(0, np.int64)
+
+    def run(
+        self,
+        vectors: Embeddings,
+        targets: NDArray[np.float64],
+        lengths: NDArray[np.float64],
+    ) -> Iterator[tuple[int, Nearest]]:
+        """Yield the number of each query ``(q, dim)`` and its nearest rows, in any order."""
+        wild = self.scan.facts()[1]
+        if len(wild):
+            self._wild = np.intersect1d(wild, self._scope.rows(), assume_unique=True)
+            self._scored = self._scope.without(wild)
+        if self._metric is Metric.COSINE:
+            scaled = targets / lengths[:, None]
+            queries = _Queries(scaled.astype(np.float32), scaled, np.ones(len(lengths)))
+        else:
+            queries = _Queries(vectors, targets, lengths)
+        groups = self._groups(queries)
+
+        def search(places: NDArray[np.int64]) -> list[Nearest]:
+            return self._group(queries.take(places), vectors[places])
+
+        threads = min(settings().threads, len(groups))
+        is_single = len(lengths) < _MIN_BATCH
+        if threads < 2 or is_single or self.scan.codes is None or self._scope.subset is not None:
+            results = map(search, groups)
+            for places, nearest in zip(groups, results, strict=True):
+                yield from zip(places.tolist(), nearest, strict=True)
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="lookalike-search") as pool:
+            futures = [pool.submit(contextvars.copy_context().run, search, each) for each in groups]
+            try:
+                for places, future in zip(groups, futures, strict=True):
+                    yield from zip(places.tolist(), future.result(), strict=True)
+            finally:
+                for future in futures:
+                    future.cancel()
+
+    def _groups(self, queries: _Queries) -> list[NDArray[np.int64]]:
+        """Return the numbers of queries that are multiplied together.
+
+        They are rounded with one step, so they have values of about the same size.
+        """
+        count = len(queries.vectors)
+        if count < _MIN_BATCH:
+            return [np.array([place]) for place in range(count)]
+        size = max(_MIN_BATCH, min(_BATCH, -(-count // settings().threads)))
+        peaks = np.abs(queries.targets).max(axis=1)
+        groups: list[list[int]] = []
+        for place in np.argsort(-peaks, kind="stable").tolist():
+            if not groups or len(groups[-1]) == size or 2 * peaks[place] < peaks[groups[-1][0]]:
+                groups.append([])
+            groups[-1].append(place)
+        return [
+            part
+            for group in groups
+            for part in (
+                [np.array(group)] if len(group) >= _MIN_BATCH else [np.array([i]) for i in group]
+            )
+        ]
+
+    def _group(self, queries: _Queries, originals: Embeddings) -> list[Nearest]:
+        for coded in (True, False):
+            selection = Selection(len(originals), self._k)
+            try:
+                for part in self.scan.scores(queries, self._metric, self._scored, coded=coded):
+                    selection.add(part)
+            except CrowdedError:
+                continue
+            break
+        else:
+            every = np.arange(len(originals))[:, None]
+            return [self._group(queries.take(i), originals[i])[0] for i in every]
+        return [
+            self._refined(queries.take(np.array([place])), originals[place], candidates)
+            for place, candidates in enumerate(selection.result())
+        ]
+
+    def _refined(
+        self, query: _Queries, original: NDArray[np.float32], candidates: Candidates
+    ) -> Nearest:
+        """Return the nearest of the candidates."""
+        check_cancelled()
+        if len(candidates.rows) > 2 * self._k:
+            candidates = candidates.at_least(self._floor(query, original, candidates))
+        if len(candidates.rows) > _MAX_DIRECT:
+            candidates = self._rescored(query, original, candidates)
+        rows = np.concatenate([candidates.rows, self._wild])
+        rows.sort()
+        return self.direct(original, rows)
+
+    def _floor(
+        self, query: _Queries, original: NDArray[np.float32], candidates: Candidates
+    ) -> float:
+        """Return a number that the score of the k-th nearest row is at least."""
+        if len(candidates.rows) < self._k:
+            return -math.inf
+        worst = float(self._distances(original, candidates.best(self._k)).max())
+        length = float(query.lengths[0])
+        error = 8 * (len(original) + 8) * float(np.finfo(np.float64).eps)
+        if self._metric is Metric.COSINE:
+            return 1 - worst - error
+        return (length**2 * (1 - error) - worst**2 * (1 + error)) / 2
+
+    def _rescored(
+        self, query: _Queries, original: NDArray[np.float32], candidates: Candidates
+    ) -> Candidates:
+        """Return candidates with scores in 32 bits, fewer than there were."""
+        floor = self._floor(query, original, candidates)
+        rows = np.sort(candidates.rows)
+        parts = []
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            check_cancelled()
+            part = rows[start : start + _CHUNK_ROWS]
+            scored = self.scan.gathered_scores(query, self._metric, part)
+            errors = np.full(len(part), scored.errors[0, 0])
+            parts.append(Candidates(part, scored.scores[0, 0], errors).at_least(floor))
+        joined = Candidates(
+            np.concatenate([each.rows for each in parts]),
+            np.concatenate([each.scores for each in parts]),
+            np.concatenate([each.errors for each in parts]),
+        )
+        return joined.at_least(self._floor(query, original, joined))
+
+    def direct(self, query: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> Nearest:
+        """Return the nearest of rows in ascending order, by the distances of all of them."""
+        if rows is None:
+            rows = self._scope.rows()
+        distances = self._distances(query, rows)
+        if len(rows) > self._k:
+            last = np.partition(distances, self._k - 1)[self._k - 1]
+            near = np.flatnonzero(distances <= last)
+            rows, distances = rows[near], distances[near]
+        order = np.argsort(distances, kind="stable")
+        return Nearest(rows[order], distances[order])
 
     def _distances(
-        self, query: Embeddings, rows: NDArray[np.int64], metric: Metric
+        self, query: NDArray[np.float32], rows: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Return the distances ``(..., m)`` of rows ``(..., m)`` to queries ``(..., 1, dim)``."""
-        result = np.empty(rows.shape)
+        result = np.empty(len(rows))
         target = query.astype(np.float64)
-        step = max(1, _CHUNK_DIRECT // max(1, math.prod(rows.shape[:-1]) * self._rows.shape[1]))
-        for start in range(0, rows.shape[-1], step):
+        step = max(1, _CHUNK_DIRECT // max(1, len(query)))
+        for start in range(0, len(rows), step):
             check_cancelled()
-            part = (..., slice(start, start + step))
-            result[part] = _distances(self._rows[rows[part]].astype(np.float64), target, metric)
+            part = rows[start : start + step]
+            vectors = np.take(self.scan.vectors, part, axis=0).astype(np.float64)
+            result[start : start + step] = _distances(vectors, target, self._metric)
         return result
 
 
 def _distances(
     vectors: NDArray[np.float64], target: NDArray[np.float64], metric: Metric
 ) -> NDArray[np.float64]:
-    """Return the distances ``(..., m)`` of vectors ``(..., m, dim)`` to queries."""
+    """Return the distances ``(m,)`` of vectors ``(m, dim)`` to a query ``(dim,)``."""
     if metric is Metric.L2:
         difference = vectors - target
-        return np.asarray(np.sqrt(np.einsum("...d,...d->...", difference, difference)))
-    products = np.einsum("...d,...d->...", vectors, target)
-    squares = np.einsum("...d,...d->...", vectors, vectors) * (target * target).sum(axis=-1)
+        return np.asarray(np.sqrt(np.einsum("ij,ij->i", difference, difference)))
+    products = np.einsum("ij,j->i", vectors, target)
+    squares = np.einsum("ij,ij->i", vectors, vectors) * (target * target).sum()
     norms = np.sqrt(squares)
     similarity = np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
     return np.asarray(1 - similarity)
-
-
-def _lengths(rows: Embeddings) -> NDArray[np.float64]:
-    return np.asarray(np.linalg.norm(rows.astype(np.float64), axis=1))
-
-
-def _in_range(norms: NDArray[np.float64]) -> bool:
-    """Return whether float32 products of vectors of these lengths neither over- nor underflow."""
-    nonzero = norms[norms > 0]
-    return bool(nonzero.min(initial=1) > 1e-12 and nonzero.max(initial=1) < 1e12)
-
-
-def _top(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the columns of the ``k`` largest scores of each row, in any order.
-
-    The k largest are in the k blocks of columns with the largest maxima, so only these blocks are
-    searched. A block has every n-th column, so that maxima are of whole vectors: five times as fast
-    as of neighboring columns.
-    """
-    count, rows = scores.shape
-    blocks = rows // _BLOCK
-    if blocks <= 2 * k:
-        return np.argpartition(scores, rows - k, axis=1)[:, rows - k :]
-    whole = blocks * _BLOCK
-    maxima = scores[:, :whole].reshape(count, _BLOCK, blocks).max(axis=1)
-    best = np.argpartition(maxima, blocks - k, axis=1)[:, blocks - k :]
-    columns = (best[:, :, None] + np.arange(_BLOCK) * blocks).reshape(count, -1)
-    rest = np.broadcast_to(np.arange(whole, rows), (count, rows - whole))
-    columns = np.concatenate([columns, rest], axis=1)
-    inside = np.take_along_axis(scores, columns, axis=1)
-    chosen = np.argpartition(inside, inside.shape[1] - k, axis=1)[:, inside.shape[1] - k :]
-    return np.take_along_axis(columns, chosen, axis=1)

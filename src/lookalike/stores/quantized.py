@@ -1,50 +1,101 @@
 """Scalar quantization of rows to 8 bits, for a fast first pass over all of them.
 
-The product of one query with all rows is limited by memory bandwidth. In 8 bits it is ten times as
-fast, and its error is bounded (the Cauchy-Schwarz inequality on the rounding residuals), so that a
-search which computes the distances of all rows within that error is exact. ONNX Runtime computes
-the product, since numpy has no fast one for integers.
+The product of a query with all rows is limited by memory bandwidth. In 8 bits it is several times
+as fast, and its error is bounded (the Cauchy-Schwarz inequality on the rounding residuals), so that
+a search which computes the distances of all rows within that error is exact.
+
+ONNX Runtime computes the products, since numpy has no fast ones for integers. Both operands are
+inputs of the model, so that codes in a mapped file are read where they are. A process compiles two
+models of one operator each, whatever the number and the size of its indexes.
 """
 
 from __future__ import annotations
 
+import functools
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.cancellation import check_cancelled
 from lookalike.config import settings
 from lookalike.onnx_graph import Graph
 from lookalike.process_state import default_environment
-from lookalike.types import Embeddings
-
-_LEVELS = 127
-_QUERY_LEVELS = 63
-"""7 bits: AVX2 adds two products in 16 bits, which sums of 7 by 8 bits do not exceed."""
-
-_PART = 1 << 27
-"""Maximum values per model; a protobuf message has at most 2 GiB."""
-
-_CHUNK = 1 << 16
+from lookalike.types import Embeddings, Metric
 
 BLOCK = 4096
-"""Rows of a block. The files of a store have blocks of this many; never change it."""
+"""Rows of a block. Part of the format of a store's files: never change it."""
+
+RUNS = 4
+"""Numbers per row beside its codes; also part of that format."""
+
+_SCALE, _COSINE_SCALE, _HALF_SQUARE, _SUM = range(RUNS)
+
+_LEVELS = 127
+"""Queries have 7 bits: AVX2 adds two products in 16 bits, which sums of 7 by 8 bits do not
+exceed."""
 
 _SMALLEST_SCALE = 1e-30
+_CACHED = 16
+"""Blocks whose scores are computed at a time, so that they stay in the cache."""
+
+_EPSILON = float(np.finfo(np.float32).eps)
+_SLACK = 1.001
+"""For the rounding of the bounds themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedQueries:
+    """Queries rounded to 7 bits, with one step for all of them.
+
+    Args:
+        codes: ``(q, dim)`` uint8.
+        step: what the difference of a code and ``zero`` is multiplied by.
+        zero: the code of 0.
+        errors: ``(q,)`` lengths of the rounding residuals.
+        lengths: ``(q,)`` lengths of the rounded queries.
+    """
+
+    codes: NDArray[np.uint8]
+    step: np.float32
+    zero: int
+    errors: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, queries: NDArray[np.float64]) -> QuantizedQueries:
+        """Round queries ``(q, dim)``."""
+        low, high = min(float(queries.min()), 0.0), max(float(queries.max()), 0.0)
+        step = np.float32((high - low) / _LEVELS) if high > low else np.float32(1)
+        zero = round(-low / float(step))
+        levels = np.clip(np.rint(queries / float(step)), -zero, _LEVELS - zero)
+        rounded = levels * float(step)
+        residuals = queries - rounded
+        return cls(
+            (levels + zero).astype(np.uint8),
+            step,
+            zero,
+            np.sqrt(np.einsum("ij,ij->i", residuals, residuals)),
+            np.sqrt(np.einsum("ij,ij->i", rounded, rounded)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedBlocks:
-    """Whole blocks of rows in 8 bits.
+    """Blocks of rows in 8 bits.
+
+    A score is the larger the nearer a row is: the product of query and row less half the row's
+    squared length, or for the metric cosine the product divided by the row's length.
 
     Args:
-        codes: ``(blocks, dim, BLOCK)`` int8.
-        scales: ``(blocks, 3, BLOCK)`` float32: what a row's codes are multiplied by, the same
-            divided by its length, and half its squared length.
-        bounds: ``(blocks, 4)`` float64: the largest length of a rounding residual, the largest one
-            relative to the row's length, and the smallest (but zero) and largest length of a row.
+        codes: ``(blocks, dim, rows)`` int8, from -127 to 127.
+        scales: ``(blocks, RUNS, rows)`` float32: what a row's codes are multiplied by, the same
+            divided by the row's length, half its squared length, and the sum of its codes.
+        bounds: ``(blocks, 4)`` float64: the largest length of a row's rounding residual, the
+            largest one relative to the row's length, and the smallest (but zero) and largest
+            length of a row.
     """
 
     codes: NDArray[np.int8]
@@ -52,106 +103,202 @@ class QuantizedBlocks:
     bounds: NDArray[np.float64]
 
     @classmethod
-    def empty(cls, count: int, dim: int, block: int = BLOCK) -> QuantizedBlocks:
+    def empty(cls, count: int, dim: int, rows: int) -> QuantizedBlocks:
         """Return blocks to be filled."""
         return cls(
-            np.empty((count, dim, block), np.int8),
-            np.empty((count, 3, block), np.float32),
+            np.empty((count, dim, rows), np.int8),
+            np.empty((count, RUNS, rows), np.float32),
             np.empty((count, 4)),
         )
 
-    def quantize(self, number: int, rows: Embeddings) -> None:
-        """Fill a block with rows ``(BLOCK, dim)``."""
-        exact = rows.astype(np.float64)
-        lengths = np.sqrt(np.einsum("ij,ij->i", exact, exact))
-        scales = (np.maximum(exact.max(axis=1), -exact.min(axis=1)) / _LEVELS).astype(np.float32)
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a block."""
+        return self.codes.shape[2]
+
+    def fill(self, block: int, vectors: Embeddings) -> None:
+        """Quantize vectors ``(rows, dim)`` into a block."""
+        values = vectors.astype(np.float64)
+        lengths = np.sqrt(np.einsum("ij,ij->i", values, values))
+        peaks = np.maximum(values.max(axis=1), -values.min(axis=1))
+        scales = (peaks / _LEVELS).astype(np.float32)
         scales[scales < _SMALLEST_SCALE] = 1
-        codes = np.rint(exact / scales[:, None])
-        self.codes[number] = codes.T
+        codes = np.rint(values / scales[:, None])
+        self.codes[block] = codes.T
+        sums = codes.sum(axis=1)
         codes *= scales[:, None]
-        exact -= codes
-        errors = np.sqrt(np.einsum("ij,ij->i", exact, exact))
+        values -= codes
+        errors = np.sqrt(np.einsum("ij,ij->i", values, values))
         nonzero = lengths > 0
         inverse = np.divide(1, lengths, out=np.zeros_like(lengths), where=nonzero)
         with np.errstate(over="ignore", under="ignore"):
-            self.scales[number] = scales, scales * inverse, lengths**2 / 2
-        self.bounds[number] = (
+            self.scales[block] = scales, scales * inverse, lengths**2 / 2, sums
+        self.bounds[block] = (
             errors.max(),
             (errors * inverse).max(),
             lengths[nonzero].min(initial=np.inf),
             lengths.max(),
         )
 
+    def half_squares(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return half the squared lengths of rows by their numbers."""
+        blocks, places = np.divmod(rows, self.rows)
+        return self.scales[blocks, _HALF_SQUARE, places]
 
-class QuantizedRows:
-    """Embeddings ``(rows, dim)`` rounded to 8 bits, with one scale per row.
+    def errors(
+        self, queries: QuantizedQueries, blocks: slice, metric: Metric
+    ) -> NDArray[np.float32]:
+        """Return bounds ``(blocks, q)`` of the errors of scores."""
+        residual, relative, _, largest = self.bounds[blocks].T
+        if metric is Metric.COSINE:
+            residual, largest, exact = relative, np.ones_like(relative), 0.0
+        else:
+            exact = 4 * _EPSILON * largest**2
+        return self._bound(queries, residual, largest, exact)
 
-    ``scales`` ``(rows,)`` convert codes to values. ``max_error`` is the largest length of a row's
-    rounding residual, ``max_relative_error`` the largest one relative to the row's length.
-    """
+    def row_errors(
+        self, queries: QuantizedQueries, rows: NDArray[np.int64], metric: Metric
+    ) -> NDArray[np.float32]:
+        """Return such bounds for a query and some rows, ``(rows,)``.
 
-    def __init__(self, rows: Embeddings) -> None:
-        count, dim = rows.shape
-        self.scales = np.empty(count, np.float32)
-        self.max_error = self.max_relative_error = 0.0
-        self._parts: list[Any] = []
-        step = max(_CHUNK, _PART // dim // _CHUNK * _CHUNK)
-        for start in range(0, count, step):
-            part = slice(start, min(start + step, count))
-            codes = np.empty((dim, part.stop - part.start), np.int8)
-            for first in range(part.start, part.stop, _CHUNK):
-                some = slice(first, min(first + _CHUNK, part.stop))
-                codes[:, some.start - start : some.stop - start] = self._encode(rows[some], some).T
-            self._parts.append(_product(codes))
-
-    def _encode(self, rows: Embeddings, place: slice) -> NDArray[np.int8]:
-        peaks = np.abs(rows).max(axis=1)
-        scales = np.where(peaks > 0, peaks / _LEVELS, 1).astype(np.float32)
-        codes: NDArray[np.int8] = np.rint(rows / scales[:, None]).astype(np.int8)
-        errors = np.linalg.norm(rows - codes * scales[:, None], axis=1)
-        lengths = np.linalg.norm(rows, axis=1)
-        shares = np.divide(errors, lengths, out=np.zeros_like(errors), where=lengths > 0)
-        self.max_error = max(self.max_error, float(errors.max(initial=0)))
-        self.max_relative_error = max(self.max_relative_error, float(shares.max(initial=0)))
-        self.scales[place] = scales
-        return codes
-
-    def products(
-        self, query: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int32], float, NDArray[np.float32]]:
-        """Return integer products ``(rows,)``, a step, and the rounded query ``(dim,)``.
-
-        The integers times ``scales`` times the step approximate the products with the query.
+        They are independent of the other rows of a block: no value is rounded by more than half a
+        scale.
         """
-        peak = np.abs(query).max()
-        step = peak / np.float32(_QUERY_LEVELS) if peak > 0 else np.float32(1)
-        rounded = np.rint(query / step)
-        codes = (rounded + (_QUERY_LEVELS + 1)).astype(np.uint8)[None]
-        products = []
-        for part in self._parts:
-            check_cancelled()
-            products.append(part.run(None, {"query": codes})[0][0])
-        joined = products[0] if len(products) == 1 else np.concatenate(products)
-        return joined, float(step), rounded * step
+        blocks, places = np.divmod(rows, self.rows)
+        half = np.sqrt(self.codes.shape[1]) / 2
+        if metric is Metric.COSINE:
+            residual = self.scales[blocks, _COSINE_SCALE, places] * half
+            return self._bound(queries, residual, np.ones_like(residual), 0.0)[:, 0]
+        residual = self.scales[blocks, _SCALE, places] * half
+        squares = 2 * self.scales[blocks, _HALF_SQUARE, places]
+        return self._bound(queries, residual, np.sqrt(squares), 4 * _EPSILON * squares)[:, 0]
+
+    def _bound(
+        self,
+        queries: QuantizedQueries,
+        residuals: NDArray[Any],
+        lengths: NDArray[Any],
+        exact: NDArray[Any] | float,
+    ) -> NDArray[np.float32]:
+        """Bound ``|q x - q' x'|`` of queries and rows by the lengths of what rounding changed.
+
+        To ``|q - q'| |x| + |q'| |x - x'|`` it adds the rounding of products in 32 bits.
+        """
+        codes = _LEVELS * float(queries.step) * np.sqrt(self.codes.shape[1])
+        rounding = 8 * _EPSILON * (queries.lengths + codes)
+        bound = (
+            np.multiply.outer(lengths, queries.errors)
+            + np.multiply.outer(residuals, queries.lengths)
+            + np.multiply.outer(lengths + residuals, rounding)
+        )
+        return ((bound + np.reshape(exact, (-1, 1))) * _SLACK).astype(np.float32)
+
+    def query_scores(
+        self, query: QuantizedQueries, blocks: slice, metric: Metric, out: NDArray[np.float32]
+    ) -> None:
+        """Compute the scores ``(blocks, rows)`` of one query."""
+        run = _query_kernel(os.getpid(), settings().threads)
+        products = run({"query": query.codes[None], "codes": self.codes[blocks]})[:, 0]
+        scales = self.scales[blocks]
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            for start in range(0, len(products), _CACHED):
+                part = slice(start, start + _CACHED)
+                scores, integers, some = out[part], products[part], scales[part]
+                if query.zero:
+                    np.multiply(some[:, _SUM], np.float32(-query.zero), out=scores)
+                    np.add(scores, integers, out=scores, dtype=np.float32, casting="unsafe")
+                else:
+                    np.copyto(scores, integers, casting="unsafe")
+                scores *= query.step
+                scores *= some[:, _COSINE_SCALE if metric is Metric.COSINE else _SCALE]
+                if metric is Metric.L2:
+                    scores -= some[:, _HALF_SQUARE]
+
+    def batch_scores(
+        self,
+        queries: QuantizedQueries,
+        block: int,
+        metric: Metric,
+        excluded: NDArray[np.bool_] | None,
+    ) -> NDArray[np.float32]:
+        """Return the scores ``(q, rows)`` of several queries; -inf where rows are excluded."""
+        scales = self.scales[block]
+        if metric is Metric.COSINE:
+            bias = np.zeros(self.rows, np.float32)
+        else:
+            bias = -scales[_HALF_SQUARE]
+        if excluded is not None:
+            bias[excluded] = -np.inf
+        return _batch_kernel(os.getpid())(
+            {
+                "queries": queries.codes,
+                "codes": self.codes[block],
+                "step": np.asarray(queries.step),
+                "scales": scales[_COSINE_SCALE if metric is Metric.COSINE else _SCALE],
+                "zero": np.array(queries.zero, np.uint8),
+                "bias": bias,
+            }
+        )
 
 
-def _product(codes: NDArray[np.int8]) -> Any:
-    """Return a session that multiplies a query ``(1, dim)`` by codes ``(dim, rows)``."""
+_Kernel = Callable[[dict[str, NDArray[Any]]], NDArray[Any]]
+
+
+@functools.cache
+def _query_kernel(process: int, threads: int) -> _Kernel:
+    """Return the product of one query with many blocks, in several threads.
+
+    A forked process needs its own, since threads are not inherited.
+    """
+    del process
+    return _compiled(_query_model(), threads)
+
+
+@functools.cache
+def _batch_kernel(process: int) -> _Kernel:
+    """Return the scores of many queries and one block, in the thread that calls it."""
+    del process
+    return _compiled(_batch_model(), 1)
+
+
+def _compiled(model: bytes, threads: int) -> _Kernel:
     with default_environment(ORT_DISABLE_TELEMETRY="1"):  # read when it is imported
         import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = settings().threads
+    options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(_model(codes), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        [output] = session.run(None, inputs)
+        return np.asarray(output)
+
+    return run
 
 
-def _model(codes: NDArray[np.int8]) -> bytes:
-    """Return an ONNX model of one MatMulInteger."""
-    dim, count = codes.shape
+def _query_model() -> bytes:
+    """Return the model of MatMulInteger, without a zero point: it has no fast kernel for that."""
     graph = Graph()
-    query = graph.input("query", (1, dim), np.uint8)
-    zero = graph.constant(np.array(_QUERY_LEVELS + 1, np.uint8))
-    products = graph.node("MatMulInteger", query, graph.constant(codes), zero)
-    graph.output(products, (1, count), np.int32)
+    query = graph.input("query", (1, 1, None), np.uint8)
+    codes = graph.input("codes", (None, None, None), np.int8)
+    graph.output(graph.node("MatMulInteger", query, codes), (None, 1, None), np.int32)
+    return graph.to_bytes()
+
+
+def _batch_model() -> bytes:
+    """Return the model of a product whose results are scaled as they are computed."""
+    graph = Graph()
+    queries = graph.input("queries", (None, None), np.uint8)
+    codes = graph.input("codes", (None, None), np.int8)
+    step = graph.input("step", (), np.float32)
+    scales = graph.input("scales", (None,), np.float32)
+    zero = graph.input("zero", (), np.uint8)
+    bias = graph.input("bias", (None,), np.float32)
+    operands = (queries, codes, step, scales, zero, "", bias)
+    scores = graph.node("MatMulIntegerToFloat", *operands, domain="com.microsoft")
+    graph.output(scores, (None, None))
     return graph.to_bytes()

@@ -1,0 +1,162 @@
+"""The rows that may be among the nearest, chosen by scores whose errors are bounded.
+
+Scores come in parts, some rows at a time. A row of a later part can exclude those of an earlier
+one, so only few are kept at any time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MIN_GROUPS = 64
+_MAX_PER_QUERY = 20_000
+"""Rows per query that are kept at a time on average."""
+
+
+class CrowdedError(Exception):
+    """The errors of the scores are too large to exclude enough rows."""
+
+
+class ScoredRows(NamedTuple):
+    """Scores of some rows: the larger the nearer.
+
+    Args:
+        start: number of the first row.
+        scores: ``(blocks, q, rows)`` float32; -inf where a row is excluded.
+        errors: ``(blocks, q)`` float32, bounds of the errors of scores.
+        rows: numbers of the rows if they are not consecutive, of one block.
+    """
+
+    start: int
+    scores: NDArray[np.float32]
+    errors: NDArray[np.float32]
+    rows: NDArray[np.int64] | None = None
+
+    def numbers(self, blocks: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return numbers of rows."""
+        if self.rows is not None:
+            return self.rows[places]
+        return np.asarray(self.start + blocks * self.scores.shape[2] + places)
+
+
+class Candidates:
+    """Rows ``(m,)`` of one query with their scores and bounds of their errors."""
+
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        errors: NDArray[np.float32],
+    ) -> None:
+        self.rows, self.scores, self.errors = rows, scores, errors
+
+    def best(self, k: int) -> NDArray[np.int64]:
+        """Return the ``k`` rows with the largest scores, in any order."""
+        if len(self.rows) <= k:
+            return self.rows
+        return self.rows[np.argpartition(self.scores, len(self.scores) - k)[-k:]]
+
+    def at_least(self, floor: float) -> Candidates:
+        """Return those whose true score may be at least a number."""
+        passing = self.scores + self.errors >= floor
+        return Candidates(self.rows[passing], self.scores[passing], self.errors[passing])
+
+
+class Selection:
+    """Chooses the candidates of several queries while scores come in.
+
+    Args:
+        queries: how many.
+        k: rows wanted for each.
+    """
+
+    def __init__(self, queries: int, k: int) -> None:
+        self._k = k
+        self._best = np.full((queries, k), -np.inf, np.float32)
+        self._floors = np.full(queries, -np.inf, np.float32)
+        self._chosen: list[tuple[NDArray[np.int64], Candidates]] = []
+        self._count = 0
+
+    def add(self, part: ScoredRows) -> None:
+        """Choose from scores.
+
+        Raises:
+            CrowdedError: more rows are candidates than can be kept, for more than one query.
+        """
+        blocks = len(part.scores)
+        # The maxima of groups of rows are scores of different rows, so the k-th largest of them is
+        # at most that of all scores.
+        groups = max(_MIN_GROUPS, 4 * self._k // blocks) * (1 if len(self._floors) == 1 else 4)
+        maxima = _maxima(part.scores, groups)
+        self._raise_floors(maxima - part.errors[:, :, None])
+        passing = maxima >= (self._floors - part.errors)[:, :, None]
+        block, query, group = np.nonzero(passing)
+        step = maxima.shape[2]
+        places = group[:, None] + np.arange(0, part.scores.shape[2], step)
+        scores = part.scores[block[:, None], query[:, None], places]
+        errors = part.errors[block, query]
+        kept = (scores >= (self._floors[query] - errors)[:, None]) & (scores > -np.inf)
+        entry, place = np.nonzero(kept)
+        if not len(entry):
+            return
+        numbers = part.numbers(block[entry], places[entry, place])
+        self._chosen.append(
+            (query[entry], Candidates(numbers, scores[entry, place], errors[entry]))
+        )
+        self._count += len(entry)
+        if len(self._floors) > 1 and self._count > _MAX_PER_QUERY * len(self._floors):
+            self._join()
+            if 2 * self._count > _MAX_PER_QUERY * len(self._floors):
+                raise CrowdedError
+
+    def _raise_floors(self, lower: NDArray[np.float32]) -> None:
+        """Take lower bounds ``(blocks, q, groups)`` of scores into account."""
+        higher = np.flatnonzero(lower.max(axis=(0, 2)) > self._floors)
+        if not len(higher):
+            return
+        new = lower[:, higher].transpose(1, 0, 2).reshape(len(higher), -1)
+        every = np.concatenate([self._best[higher], new], axis=1)
+        best = np.partition(every, every.shape[1] - self._k, axis=1)[:, -self._k :]
+        self._best[higher], self._floors[higher] = best, best[:, 0]
+
+    def _join(self) -> tuple[NDArray[np.int64], Candidates]:
+        """Join what was chosen so far, without rows that were excluded later."""
+        query = np.concatenate([query for query, _ in self._chosen])
+        joined = Candidates(
+            np.concatenate([each.rows for _, each in self._chosen]),
+            np.concatenate([each.scores for _, each in self._chosen]),
+            np.concatenate([each.errors for _, each in self._chosen]),
+        )
+        kept = joined.scores >= self._floors[query] - joined.errors
+        query = query[kept]
+        joined = Candidates(joined.rows[kept], joined.scores[kept], joined.errors[kept])
+        self._chosen, self._count = [(query, joined)], len(query)
+        return query, joined
+
+    def result(self) -> list[Candidates]:
+        """Return the candidates of each query."""
+        if not self._chosen:
+            empty = np.empty(0, np.float32)
+            return [Candidates(np.empty(0, np.int64), empty, empty) for _ in self._floors]
+        query, joined = self._join()
+        order = np.argsort(query, kind="stable")
+        ends = np.searchsorted(query[order], np.arange(len(self._floors) + 1))
+        parts = (order[start:stop] for start, stop in zip(ends[:-1], ends[1:], strict=True))
+        return [
+            Candidates(joined.rows[part], joined.scores[part], joined.errors[part])
+            for part in parts
+        ]
+
+
+def _maxima(scores: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
+    """Return the maxima ``(blocks, q, groups)`` of groups of rows, or of as few as possible.
+
+    With n groups, each has every n-th row, so that whole vectors are compared.
+    """
+    while scores.shape[2] >= 2 * groups and scores.shape[2] % 2 == 0:
+        half = scores.shape[2] // 2
+        scores = np.maximum(scores[:, :, :half], scores[:, :, half:])
+    return scores
