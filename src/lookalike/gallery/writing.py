@@ -23,7 +23,6 @@ from lookalike.errors import (
     UnknownNameError,
 )
 from lookalike.files import unescape_name
-from lookalike.filters import Where, as_filter
 from lookalike.gallery.archive import ColumnArchive, written_values
 from lookalike.gallery.ids import UPLOADS, as_ids
 from lookalike.gallery.lookup import matching_ids, records_of
@@ -42,6 +41,7 @@ from lookalike.stores.base import (
 )
 
 if TYPE_CHECKING:
+    from lookalike.filters import Where
     from lookalike.types import (
         Metadata,
     )
@@ -227,6 +227,8 @@ class WritableGallery(StoredGallery):
         ids = as_ids(ids)
         view = self.snapshot().store
         if where is not None:
+            from lookalike.filters import as_filter
+
             numbers = matching_rows(as_filter(where), view.columns())
             return [] if numbers is None else sorted(view.ids_at(numbers))
         return matching_ids(view, ids)

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.config import settings
-from lookalike.onnx_graph import Graph
 from lookalike.process_state import default_environment
 from lookalike.types import Embeddings, Metric
 
@@ -282,6 +281,8 @@ def _compiled(model: bytes, threads: int) -> _Kernel:
 
 def _query_model() -> bytes:
     """Return the model of MatMulInteger, without a zero point: it has no fast kernel for that."""
+    from lookalike.onnx_graph import Graph
+
     graph = Graph()
     query = graph.input("query", (1, 1, None), np.uint8)
     codes = graph.input("codes", (None, None, None), np.int8)
@@ -291,6 +292,8 @@ def _query_model() -> bytes:
 
 def _batch_model() -> bytes:
     """Return the model of a product whose results are scaled as they are computed."""
+    from lookalike.onnx_graph import Graph
+
     graph = Graph()
     queries = graph.input("queries", (None, None), np.uint8)
     codes = graph.input("codes", (None, None), np.int8)
