@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lookalike.cancellation import check_cancelled
+
+_PART = 4_096
+"""Rows, or columns, that are read or converted to float64 at a time."""
+
+Places = slice | Sequence[int] | NDArray[np.int64] | NDArray[np.bool_]
+"""Places of rows."""
 
 
 def as_numbers(values: object) -> NDArray[Any]:
@@ -51,9 +60,65 @@ def unit_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(values / np.where(norms > 0, norms, 1), dtype=np.float32)
 
 
-def has_direction(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+def has_direction(values: NDArray[np.float32] | VectorView) -> NDArray[np.bool_]:
     """Return which rows of ``(n, dim)`` are not zero, ``(n,)``: the others have no direction."""
+    if isinstance(values, VectorView):
+        parts = [has_direction(block) for _, block in values.blocks()]
+        return np.concatenate([np.empty(0, np.bool_), *parts])
     return np.asarray(values.any(axis=1))
+
+
+class VectorView:
+    """Embeddings that are read in parts, mapped from a file or in memory, in an order of their own.
+
+    Args:
+        read: returns rows ``(m, dim)`` float32 by their numbers.
+        numbers: of the rows, in the order of this view.
+        dim: length of a row.
+        unit: rows are scaled to unit length; zero rows stay zero.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+        numbers: NDArray[np.int64],
+        dim: int,
+        *,
+        unit: bool = False,
+    ) -> None:
+        self.dim = dim
+        self._read, self._numbers, self._unit = read, numbers, unit
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32]) -> Self:
+        """Return a view of an array ``(n, dim)``."""
+        return cls(values.__getitem__, np.arange(len(values)), values.shape[1])
+
+    def __repr__(self) -> str:
+        return f"VectorView({len(self):,} x {self.dim}{', of unit length' if self._unit else ''})"
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, places: Places) -> NDArray[np.float32]:
+        """Return rows by their places, ``(m, dim)``; all with ``[:]``."""
+        rows = self._read(self._numbers[places])
+        return unit_rows(rows) if self._unit else np.asarray(rows)
+
+    def blocks(self, size: int = _PART) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield the places and rows of each part, in order."""
+        for start in range(0, len(self), size):
+            check_cancelled()
+            part = slice(start, min(start + size, len(self)))
+            yield part, self[part]
+
+    def select(self, places: Places) -> VectorView:
+        """Return a view of some of the rows."""
+        return VectorView(self._read, self._numbers[places], self.dim, unit=self._unit)
+
+    def of_unit_length(self) -> VectorView:
+        """Return a view of the rows, scaled to unit length."""
+        return VectorView(self._read, self._numbers, self.dim, unit=True)
 
 
 _EXACT_SIDE, _EXACT_SHARE = 1_500, 4
@@ -62,9 +127,6 @@ is wanted."""
 
 _OVERSAMPLED, _POWER_STEPS = 10, 5
 """Directions beside those that are wanted, and iterations, of the approximate solution."""
-
-_PART = 4_096
-"""Rows, or columns, that are converted to float64 at a time."""
 
 
 def principal_axes(
@@ -92,11 +154,40 @@ def principal_axes(
         lengths = np.sqrt(np.maximum(squares, 1e-12 * max(squares[-1], 1e-30)))
         axes = (weights / lengths).astype(np.float32).T @ centered
         axes = np.linalg.qr(axes[::-1].T).Q.T[::-1]  # also where there is no variance
+    return mean, *_leading(axes, squares, count, len(values))
+
+
+def principal_axes_in_parts(
+    values: VectorView, count: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
+    """Return the same as :func:`principal_axes`, reading rows in parts unless they are very long.
+
+    Args:
+        values: at least two rows.
+        count: at most the number of rows, and their length.
+    """
+    if values.dim > min(_EXACT_SIDE, len(values)):
+        return principal_axes(values[:], count)
+    total = np.zeros(values.dim)
+    for _, part in values.blocks():
+        total += part.sum(axis=0, dtype=np.float64)
+    mean = (total / len(values)).astype(np.float32)
+    gram = np.zeros((values.dim,) * 2)
+    for _, part in values.blocks():
+        gram += _gram((part - mean).T)
+    squares, directions = np.linalg.eigh(gram)
+    return mean, *_leading(directions.T, squares, count, len(values))
+
+
+def _leading(
+    axes: NDArray[Any], squares: NDArray[np.float64], count: int, rows: int
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return the axes with the largest variances, and these."""
     largest = np.argsort(-squares, kind="stable")[:count]
     axes, squares = axes[largest], np.maximum(squares[largest], 0)
     signs = np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1))
     axes = np.ascontiguousarray(axes * np.where(signs < 0, -1, 1), np.float32)
-    return mean, axes, squares / (len(values) - 1)
+    return axes, squares / (rows - 1)
 
 
 def _gram(rows: NDArray[np.float32]) -> NDArray[np.float64]:

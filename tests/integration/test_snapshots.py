@@ -24,7 +24,7 @@ from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.labels import propagate, rank_labels, suggest
 from lookalike.sources.labels import labels_of_items
 from lookalike.stores.base import Rows
-from lookalike.stores.lance.snapshot import LanceSnapshot
+from lookalike.stores.embedded.snapshot import EmbeddedSnapshot
 
 READS = (
     "search",
@@ -33,6 +33,8 @@ READS = (
     "records",
     "rows",
     "embeddings",
+    "row_index",
+    "row_numbers",
     "get",
     "count",
     "sample",
@@ -91,7 +93,7 @@ def between_reads(labeled: Gallery, monkeypatch: pytest.MonkeyPatch) -> Callable
 
     def run(work: Callable[[], Any]) -> Any:
         def hooked(original: Callable[..., Any]) -> Callable[..., Any]:
-            def read(self: LanceSnapshot, *arguments: Any, **options: Any) -> Any:
+            def read(self: EmbeddedSnapshot, *arguments: Any, **options: Any) -> Any:
                 writer.write()
                 return original(self, *arguments, **options)
 
@@ -100,7 +102,7 @@ def between_reads(labeled: Gallery, monkeypatch: pytest.MonkeyPatch) -> Callable
         writer.writes = 0
         with monkeypatch.context() as patch:
             for name in READS:
-                patch.setattr(LanceSnapshot, name, hooked(getattr(LanceSnapshot, name)))
+                patch.setattr(EmbeddedSnapshot, name, hooked(getattr(EmbeddedSnapshot, name)))
             result = work()
         assert writer.writes > 1
         writer.restore()
@@ -125,7 +127,7 @@ def test_searches(labeled: Gallery, between_reads: Callable[..., Any]) -> None:
 
 def graph_facts(gallery: Gallery) -> list[Any]:
     graph = neighbor_graph(gallery)
-    return [graph.ids, graph.rows.tolist(), graph.distances.tolist(), graph.embeddings.tolist()]
+    return [graph.ids, graph.rows.tolist(), graph.distances.tolist(), graph.embeddings[:].tolist()]
 
 
 def label_facts(gallery: Gallery) -> list[Any]:

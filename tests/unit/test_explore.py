@@ -34,6 +34,7 @@ from lookalike.sources import SourceOptions, open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.stores.base import Record
 from lookalike.types import Embeddings, Metric
+from lookalike.vectors import VectorView
 
 SCENES = 30
 
@@ -93,7 +94,7 @@ def test_range_search_equals_brute_force() -> None:
     values[7] = values[250]
     distances = np.linalg.norm(values[:, None].astype(float) - values[None], axis=2)
     for max_distance in (0.0, 1.0, 1.7):
-        pairs = pairs_within(values, max_distance)
+        pairs = pairs_within(VectorView.of(values), max_distance)
         expected = {(a, b) for a, b in np.argwhere(distances <= max_distance).tolist() if a < b}
         assert set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == expected
         assert (np.diff(pairs.distances) >= 0).all()
@@ -103,7 +104,7 @@ def test_range_search_equals_brute_force() -> None:
 def test_range_search_with_too_many_pairs_is_rejected() -> None:
     values = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     with pytest.raises(InputError, match="set a smaller max_distance"):
-        pairs_within(values, 100)
+        pairs_within(VectorView.of(values), 100)
 
 
 def test_thumbnail_correlation_ignores_brightness_but_not_color() -> None:
@@ -459,9 +460,9 @@ def test_trustworthiness_equals_scikit_learn() -> None:
 
     graph = clusters_graph()
     rng = np.random.default_rng(0)
-    for points in (graph.embeddings[:, :2], rng.random((len(graph), 2), np.float32)):
+    for points in (graph.embeddings[:][:, :2], rng.random((len(graph), 2), np.float32)):
         quality = measure_quality(graph, points)
-        expected = trustworthiness(graph.embeddings, points, n_neighbors=10)
+        expected = trustworthiness(graph.embeddings[:], points, n_neighbors=10)
         assert quality.sampled == len(graph)
         assert quality.trustworthiness == pytest.approx(expected, abs=1e-9)
 
@@ -492,15 +493,16 @@ def test_the_map_preserves_neighborhoods_and_clusters() -> None:
 
 
 def test_clusters_without_labels_are_numbered() -> None:
-    clusters = describe_clusters(np.zeros(4, np.int64), np.eye(4, dtype=np.float32), [None] * 4)
+    view = VectorView.of(np.eye(4, dtype=np.float32))
+    clusters = describe_clusters(np.zeros(4, np.int64), view, [None] * 4)
     assert [(each.name, each.label, each.share) for each in clusters] == [("cluster 1", None, None)]
 
 
 def test_a_label_names_a_cluster_only_as_its_majority() -> None:
-    embeddings = np.eye(4, dtype=np.float32)
-    (tied,) = describe_clusters(np.zeros(4, np.int64), embeddings, ["a", "a", "b", "b"])
+    view = VectorView.of(np.eye(4, dtype=np.float32))
+    (tied,) = describe_clusters(np.zeros(4, np.int64), view, ["a", "a", "b", "b"])
     assert tied.label is None
-    (majority,) = describe_clusters(np.zeros(4, np.int64), embeddings, ["a", "a", "b", None])
+    (majority,) = describe_clusters(np.zeros(4, np.int64), view, ["a", "a", "b", None])
     assert majority.label == "a"
     assert majority.share == pytest.approx(2 / 3)
 

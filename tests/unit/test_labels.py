@@ -55,7 +55,8 @@ def correct(result: Propagation, truth: list[str]) -> np.ndarray:
 
 def test_graph_equals_brute_force() -> None:
     graph, _ = clusters()
-    all_pairs = np.linalg.norm(graph.embeddings[:, None] - graph.embeddings[None], axis=2)
+    values = graph.embeddings[:]
+    all_pairs = np.linalg.norm(values[:, None] - values[None], axis=2)
     np.fill_diagonal(all_pairs, np.inf)
     np.testing.assert_array_equal(np.sort(all_pairs.argsort(1)[:, :20]), np.sort(graph.rows))
     np.testing.assert_allclose(graph.distances, np.sort(all_pairs, 1)[:, :20], rtol=1e-4)
@@ -299,7 +300,7 @@ def test_propagation_can_be_cancelled() -> None:
         lambda: propagate(graph, labels),
         lambda: rank_labels(graph, labels),
         lambda: suggest(graph, 5, labels),
-        lambda: graph_from_embeddings(graph.ids, graph.embeddings),
+        lambda: graph_from_embeddings(graph.ids, graph.embeddings[:]),
     ):
         with cancellable(cancellation), pytest.raises(CancelledError):
             work()

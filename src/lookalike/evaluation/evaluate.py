@@ -33,6 +33,7 @@ from lookalike.sources.inputs import SourceLike, as_source
 from lookalike.sources.labels import LabelSource
 from lookalike.sources.sampling import DecodedBatch, decode_batches, sample_images
 from lookalike.stores.base import MAX_K
+from lookalike.stores.row_index import vectors_of
 from lookalike.types import (
     Embeddings,
     Failure,
@@ -41,6 +42,7 @@ from lookalike.types import (
     Progress,
     ProgressCallback,
 )
+from lookalike.vectors import VectorView
 
 DEFAULT_K = 7
 
@@ -253,7 +255,7 @@ class _Benchmark:
         leaked = self._find_leaked(queries, embeddings, trial, read.thumbnails)
         if leaked is not None and settings.exclude_duplicates:
             queries, kept = queries.ignoring(leaked.by_query)
-            embeddings = embeddings[kept]
+            embeddings = embeddings.select(kept)
             read = replace(read, queries=[read.queries[place] for place in kept])
             trial = self._search(self.gallery.store, queries, embeddings)
         scores = trial.scores
@@ -343,7 +345,7 @@ class _Benchmark:
         if by_vector:
             embeddings = self._stored([queries.items[n] for n in readable])
         else:
-            embeddings = encoded.embeddings.pop(_OWN)[kept]
+            embeddings = VectorView.of(encoded.embeddings.pop(_OWN)).select(kept)
         return _Read(
             queries=readable,
             embeddings=embeddings,
@@ -376,11 +378,13 @@ class _Benchmark:
         }
         return fit_baselines(sample_images(self.rows, decoded=decoded), self.on_progress)
 
-    def _stored(self, items: Sequence[Item]) -> Embeddings:
+    def _stored(self, items: Sequence[Item]) -> VectorView:
         """Return the embeddings of rows as they are in the gallery."""
-        return self.gallery.store.get([item.id for item in items]).embeddings
+        return vectors_of(self.gallery.store, [item.id for item in items])
 
-    def _search(self, rows: SearchableRows, queries: _Queries, embeddings: Embeddings) -> Trial:
+    def _search(
+        self, rows: SearchableRows, queries: _Queries, embeddings: Embeddings | VectorView
+    ) -> Trial:
         return Trial.search(
             rows,
             queries.trial_queries,
@@ -393,7 +397,7 @@ class _Benchmark:
     def _find_leaked(
         self,
         queries: _Queries,
-        embeddings: Embeddings,
+        embeddings: VectorView,
         trial: Trial,
         thumbnails: Thumbnails | None,
     ) -> LeakedRows | None:
@@ -490,14 +494,14 @@ class _Benchmark:
 class _Read:
     """What was read of the images.
 
-    ``queries`` are the numbers of the queries that can be used, ``embeddings`` ``(q, dim)`` theirs
+    ``queries`` are the numbers of the queries that can be used, ``embeddings`` theirs
     by the gallery's encoder, ``thumbnails`` what near-duplicates are compared by, and ``unread``
     the reasons of the others. ``encoded`` are rows and queries as the baselines see them, and
     ``places`` those of all queries among them.
     """
 
     queries: Sequence[int]
-    embeddings: Embeddings
+    embeddings: VectorView
     unread: Mapping[int, str] = field(default_factory=dict)
     unread_rows: tuple[Failure, ...] = ()
     encoded: EncodedItems | None = None

@@ -26,9 +26,9 @@ from lookalike.gallery.ingest import item_hash
 from lookalike.images.decode import shrink_image
 from lookalike.sources import Item
 from lookalike.sources.sampling import thread_map
-from lookalike.stores.base import MAX_K, Record
+from lookalike.stores.base import MAX_K
 from lookalike.types import Embeddings, Hit, Metric, Progress, ProgressCallback, ignore_progress
-from lookalike.vectors import has_direction
+from lookalike.vectors import VectorView, has_direction
 
 _SAMPLE = 100
 """Rows of which altered copies are made to calibrate what a near-duplicate is."""
@@ -121,7 +121,7 @@ class LeakedRows:
 def find_leakage(  # noqa: PLR0913 - keyword options
     gallery: Gallery,
     queries: Sequence[Item],
-    embeddings: Embeddings,
+    embeddings: Embeddings | VectorView,
     *,
     nearest: Sequence[Sequence[Hit]] | None = None,
     thumbnails: Thumbnails | None = None,
@@ -142,13 +142,13 @@ def find_leakage(  # noqa: PLR0913 - keyword options
         on_progress: called after each step.
     """
     gallery = gallery.snapshot()
-    records = {record.id: record for record in gallery.store.records()}
+    hashes = {record.id: record.content_hash for record in gallery.store.records()}
     on_progress(Progress("leakage", 0, len(queries), "queries"))
-    identical = _identical(records, queries)
+    identical = _identical(hashes, queries)
     similar: dict[str, frozenset[str]] = {}
     threshold, unknown = None, ""
     if thumbnails is not None:
-        search = _NearSearch(gallery, records, queries, embeddings, thumbnails)
+        search = _NearSearch(gallery, [*hashes], queries, embeddings, thumbnails)
         threshold, unknown = search.calibrate()
         known = None if exclude else nearest
         similar = {} if threshold is None else search.run(threshold, known, exclude=exclude)
@@ -174,20 +174,24 @@ def find_leakage(  # noqa: PLR0913 - keyword options
     return LeakedRows(both, leakage)
 
 
-def _identical(records: Mapping[str, Record], queries: Sequence[Item]) -> dict[str, frozenset[str]]:
-    """Return the rows with the content of each query that has any, by its id."""
-    by_hash: dict[str, set[str]] = {}
-    for record in records.values():
-        if record.content_hash:
-            by_hash.setdefault(record.content_hash, set()).add(record.id)
+def _identical(hashes: Mapping[str, str], queries: Sequence[Item]) -> dict[str, frozenset[str]]:
+    """Return the rows with the content of each query that has any, by its id.
+
+    ``hashes`` are the content hashes of the rows by id.
+    """
 
     def digest(query: Item) -> str:
-        row = records.get(query.id)
-        return row.content_hash if row is not None else item_hash(query, query.content())
+        known = hashes.get(query.id)
+        return known if known is not None else item_hash(query, query.content())
 
+    digests = list(thread_map(digest, queries))
+    by_hash: dict[str, set[str]] = {each: set() for each in digests if each}
+    for row_id, each in hashes.items():
+        if each in by_hash:
+            by_hash[each].add(row_id)
     rows = {
         query.id: frozenset(by_hash.get(each, set()) - {query.id})
-        for query, each in zip(queries, thread_map(digest, queries), strict=True)
+        for query, each in zip(queries, digests, strict=True)
     }
     return {query: found for query, found in rows.items() if found}
 
@@ -197,17 +201,17 @@ class _NearSearch:
     """Searches near-duplicates of queries among the rows of a gallery."""
 
     gallery: Gallery
-    records: Mapping[str, Record]
+    ids: Sequence[str]
     queries: Sequence[Item]
-    embeddings: Embeddings
+    embeddings: Embeddings | VectorView
     thumbnails: Thumbnails
 
     def calibrate(self) -> tuple[CopyThreshold | None, str]:
         """Return what a near-duplicate is in the gallery; or None, and why that is unknown."""
-        records = list(self.records.values())
-        sample = np.random.default_rng(0).permutation(len(records))[:_SAMPLE].tolist()
+        sample = np.random.default_rng(0).permutation(len(self.ids))[:_SAMPLE].tolist()
         reduce = partial(shrink_image, side=SAMPLED_SIDE)
-        loaded = self.gallery.read_images((records[row] for row in sample), reduce)
+        rows = self.gallery.store.get([self.ids[row] for row in sample])
+        loaded = self.gallery.read_images(rows.records(), reduce)
         images = [image for image in loaded if image is not None]
         if not images:
             return None, f"none of {len(sample)} images of the gallery can be read"
@@ -230,7 +234,7 @@ class _NearSearch:
                 for row in nearest
             ]
         rows = sorted({row for near in hits for row in near})
-        records = [self.records[row] for row in rows]
+        records = list(self.gallery.store.get(rows).records())
         vectors = read_thumbnails(self.gallery, records, range(len(records)))
         by_row = {row: vectors[place] for place, row in enumerate(rows)}
 
@@ -250,7 +254,7 @@ class _NearSearch:
 
         A query that is a row is not near itself; one with an embedding of zeros is near no row.
         """
-        most = min(len(self.records), MAX_K)
+        most = min(len(self.ids), MAX_K)
         depth = min(_FIRST_DEPTH if exclude else _NEAREST + 1, most)
         hits: list[list[str]] = [[] for _ in self.queries]
         defined = has_direction(self.embeddings) | (self.gallery.metric is Metric.L2)
@@ -270,7 +274,7 @@ class _NearSearch:
         return hits
 
     def _nearest(self, queries: Embeddings, k: int) -> NDArray[np.float64]:
-        k = min(k, len(self.records), MAX_K)
+        k = min(k, len(self.ids), MAX_K)
         results = self.gallery.store.search(queries, k, self.gallery.metric)
         return np.array([[self._euclidean(hit.distance) for hit in hits] for hits in results])
 

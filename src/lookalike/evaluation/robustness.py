@@ -33,7 +33,7 @@ from lookalike.images.decode import content_hash, shrink_image
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources import Item
 from lookalike.sources.tables import data_frame
-from lookalike.stores.base import MAX_K, Record
+from lookalike.stores.base import MAX_K, Record, without_metadata
 from lookalike.types import (
     Embeddings,
     Failure,
@@ -221,7 +221,7 @@ def evaluate_robustness(
         name=str(gallery.path),
         encoder=gallery.encoder,
         rows=gallery.store,
-        records=list(gallery.store.records()),
+        records=without_metadata(gallery.store.records()),
         metric=gallery.metric if metric is None else Metric(metric),
         open_items=gallery.open_rows,
     )

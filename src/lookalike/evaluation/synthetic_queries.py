@@ -22,7 +22,6 @@ from lookalike.images.foreground import find_foreground
 from lookalike.sources import Item, ItemSource
 from lookalike.sources.inputs import SourceLike, as_source
 from lookalike.sources.sampling import sample_images
-from lookalike.stores.base import Record
 from lookalike.types import ImageArray, ProgressCallback, ignore_progress
 
 CONTENT = "content"
@@ -58,11 +57,11 @@ def make_synthetic_queries(
     """
     gallery = gallery.snapshot()
     groups: dict[str, set[str]] = {}
-    rows: dict[str, Record] = {}
+    rows: dict[str, str] = {}
     for record in gallery.store.records():
         content = record.content_hash or record.id
         groups.setdefault(content, set()).add(record.id)
-        rows.setdefault(content, record)
+        rows.setdefault(content, record.id)
     if len(rows) < 2:
         raise InputError(
             f"{gallery.path}: synthetic queries need at least 2 distinct images, the gallery has "
@@ -70,7 +69,8 @@ def make_synthetic_queries(
         )
     contents = list(rows)
     drawn = sorted(np.random.default_rng(seed).permutation(len(contents))[:queries].tolist())
-    items = gallery.open_rows(rows[contents[number]] for number in drawn)
+    originals = gallery.store.get([rows[contents[number]] for number in drawn])
+    items = gallery.open_rows(originals.records())
     compose = _Composer(_open_backgrounds(gallery, backgrounds, on_progress), seed)
     composed = [
         replace(

@@ -27,7 +27,7 @@ from lookalike.sources.labels import LabelSet
 from lookalike.stores.base import MAX_K
 from lookalike.stores.exact import ExactIndex
 from lookalike.types import Embeddings, Hit, Metric
-from lookalike.vectors import has_direction
+from lookalike.vectors import VectorView, has_direction
 
 _BATCH = 1000
 """Queries searched at a time."""
@@ -100,7 +100,7 @@ class Trial:
         cls,
         rows: SearchableRows,
         queries: Sequence[TrialQuery],
-        embeddings: Embeddings,
+        embeddings: Embeddings | VectorView,
         *,
         k: int,
         metric: Metric,
@@ -161,7 +161,7 @@ class Trial:
         return Estimate.of(self.scores.average_precision)
 
 
-def is_defined(embeddings: Embeddings, metric: Metric) -> NDArray[np.bool_]:
+def is_defined(embeddings: Embeddings | VectorView, metric: Metric) -> NDArray[np.bool_]:
     """Return which of ``(q, dim)`` have a distance: none of zeros, where the metric is cosine."""
     return has_direction(embeddings) | (metric is Metric.L2)
 

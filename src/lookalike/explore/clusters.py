@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
 from lookalike.explore.layout import Points
-from lookalike.types import Embeddings
+from lookalike.vectors import VectorView
 
 UNCLUSTERED = -1
 """The cluster number of images between the clusters."""
@@ -67,24 +67,33 @@ def find_clusters(points: Points) -> NDArray[np.int64]:
 
 
 def describe_clusters(
-    membership: NDArray[np.int64], embeddings: Embeddings, labels: Sequence[str | None]
+    membership: NDArray[np.int64], embeddings: VectorView, labels: Sequence[str | None]
 ) -> tuple[Cluster, ...]:
     """Return the clusters of a map with their medoids and names.
 
     Args:
         membership: cluster number of each row, ``(n,)``.
-        embeddings: ``(n, dim)``.
+        embeddings: of the rows.
         labels: of each row, None if it has none.
     """
     clusters = []
     for number in range(int(membership.max(initial=UNCLUSTERED)) + 1):
         check_cancelled()
         rows = np.flatnonzero(membership == number)
-        values = embeddings[rows]
-        distances = np.linalg.norm(values - values.mean(axis=0), axis=1)
+        medoid = rows[_medoid(embeddings.select(rows))]
         label, share = _majority([labels[row] for row in rows.tolist()])
-        clusters.append(Cluster(number, len(rows), int(rows[distances.argmin()]), label, share))
+        clusters.append(Cluster(number, len(rows), int(medoid), label, share))
     return tuple(clusters)
+
+
+def _medoid(embeddings: VectorView) -> int:
+    """Return the place of the row that is nearest to the mean."""
+    total = np.zeros(embeddings.dim)
+    for _, block in embeddings.blocks():
+        total += block.sum(axis=0, dtype=np.float64)
+    mean = (total / len(embeddings)).astype(np.float32)
+    distances = [np.linalg.norm(block - mean, axis=1) for _, block in embeddings.blocks()]
+    return int(np.concatenate(distances).argmin())
 
 
 def _majority(labels: Sequence[str | None]) -> tuple[str | None, float | None]:

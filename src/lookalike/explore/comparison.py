@@ -28,7 +28,7 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import content_hash, shrink_image, to_channels
 from lookalike.sources.sampling import thread_map
 from lookalike.stores.base import Record
-from lookalike.stores.exact import ExactIndex
+from lookalike.stores.row_index import RowIndex, row_index
 from lookalike.types import (
     Embeddings,
     ImageArray,
@@ -37,7 +37,7 @@ from lookalike.types import (
     ProgressCallback,
     ignore_progress,
 )
-from lookalike.vectors import has_direction, unit_rows
+from lookalike.vectors import VectorView, has_direction
 
 SAMPLE = 200
 """Images of which altered copies are made to calibrate the threshold."""
@@ -107,10 +107,8 @@ def compare(
             distance.
         ImageError: the encoder rejects an image.
     """
-    embeddings = gallery.store.get([record.id for record in records]).embeddings
-    defined = np.ones(len(records), np.bool_)
-    if gallery.metric is Metric.COSINE:
-        embeddings, defined = unit_rows(embeddings), has_direction(embeddings)
+    rows = _ComparedRows.of(gallery, [record.id for record in records])
+    embeddings, defined = rows.embeddings, rows.defined
     sample = np.random.default_rng(seed).permutation(len(records))[:SAMPLE].tolist()
     images = dict(zip(sample, _sampled(gallery, [records[p] for p in sample]), strict=True))
     readable = {place: image for place, image in images.items() if image is not None}
@@ -124,7 +122,6 @@ def compare(
             max_distance=None,
             exact=None,
         )
-    index = ExactIndex(embeddings[defined])
     encoder = gallery.encoder if gallery.encoder.is_available else None
     if encoder is None and max_distance is None:
         raise InputError(
@@ -137,7 +134,7 @@ def compare(
         list(readable.values()),
         encoder,
         gallery.metric,
-        lambda queries, k: index.search(queries, k, Metric.L2).distances,
+        rows.nearest_distances,
         max_distance,
     )
     blank = {place for place, image in readable.items() if not has_content(image)}
@@ -151,7 +148,8 @@ def compare(
         left_out = {place for place, vector in thumbnails.items() if vector is None}
         kept = np.array([place not in left_out for place in range(len(records))]) & defined
         places = np.flatnonzero(kept)
-        pairs = pairs_within(embeddings[places], threshold.distance, on_progress).renumbered(places)
+        pairs = pairs_within(embeddings.select(places), threshold.distance, on_progress)
+        pairs = pairs.renumbered(places)
         paired = np.unique(np.concatenate([pairs.first, pairs.second])).tolist()
         thumbnails |= read([place for place in paired if place not in thumbnails])
     unreadable = {place for place, vector in thumbnails.items() if isinstance(vector, str)}
@@ -184,20 +182,56 @@ def compare(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _ComparedRows:
+    """The embeddings of the rows that are compared.
+
+    ``embeddings`` are of unit length where the metric is cosine; ``defined`` ``(n,)`` is false for
+    those that are then zeros. ``numbers`` are the rows' in the ``index``.
+    """
+
+    index: RowIndex
+    metric: Metric
+    numbers: NDArray[np.int64]
+    embeddings: VectorView
+    defined: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, gallery: Gallery, ids: Sequence[str]) -> _ComparedRows:
+        """Look up rows by id."""
+        store, metric = gallery.store, gallery.metric
+        index, numbers = row_index(store), store.row_numbers(ids)
+        view = VectorView(index.at, numbers, store.dim)
+        defined = np.ones(len(ids), np.bool_)
+        if metric is Metric.COSINE:
+            defined, view = has_direction(view), view.of_unit_length()
+        return cls(index, metric, numbers, view, defined)
+
+    def nearest_distances(self, queries: Embeddings, k: int) -> NDArray[np.float64]:
+        """Return the Euclidean distances ``(q, k)`` of queries to the nearest rows."""
+        subset = np.sort(self.numbers[self.defined])
+        k = min(k, len(subset))
+        nearest = self.index.search_with_ties(queries, k, self.metric, subset)
+        distances = np.array([each.distances[:k] for each in nearest]).reshape(len(queries), k)
+        if self.metric is Metric.COSINE:
+            distances = np.sqrt(2 * np.maximum(distances, 0))
+        return distances
+
+
 def _sampled(gallery: Gallery, records: Sequence[Record]) -> Sequence[ImageArray | None]:
     """Return the images of some rows, None for those that cannot be read."""
     return gallery.read_images(records, reduce=partial(shrink_image, side=SAMPLED_SIDE))
 
 
 def _by_embeddings(
-    embeddings: Embeddings,
+    embeddings: VectorView,
     defined: NDArray[np.bool_],
     max_distance: float,
     on_progress: ProgressCallback,
 ) -> Comparison:
     """Compare rows whose images cannot be read: those within a distance are near-duplicates."""
     places = np.flatnonzero(defined)
-    pairs = pairs_within(embeddings[places], max_distance, on_progress).renumbered(places)
+    pairs = pairs_within(embeddings.select(places), max_distance, on_progress).renumbered(places)
     similar: dict[int, dict[int, Likeness]] = defaultdict(dict)
     for a, b, distance in zip(
         pairs.first.tolist(), pairs.second.tolist(), pairs.distances.tolist(), strict=True
@@ -207,7 +241,7 @@ def _by_embeddings(
     return Comparison(similar=similar, no_content=zero, embeddings_only=True)
 
 
-def _within(embeddings: Embeddings, places: Sequence[int], limit: float) -> NDArray[np.bool_]:
+def _within(embeddings: VectorView, places: Sequence[int], limit: float) -> NDArray[np.bool_]:
     """Return which rows are about as near as ``limit`` to one of some places, themselves included.
 
     In float32: who is suspected is read and judged by the image.
@@ -216,12 +250,10 @@ def _within(embeddings: Embeddings, places: Sequence[int], limit: float) -> NDAr
     if not np.isfinite(limit):
         return ~suspects if places else suspects
     chosen = embeddings[list(places)]
-    norms = np.einsum("nd,nd->n", embeddings, embeddings)
-    for start in range(0, len(embeddings), _PAIRS_PER_BLOCK) if len(chosen) else ():
-        check_cancelled()
-        rows = slice(start, start + _PAIRS_PER_BLOCK)
-        squares = norms[rows, None] - 2 * embeddings[rows] @ chosen.T + norms[list(places)]
-        suspects[rows] = (squares <= limit**2).any(axis=1)
+    norms = np.einsum("nd,nd->n", chosen, chosen)
+    for part, block in embeddings.blocks() if len(chosen) else ():
+        squares = np.einsum("nd,nd->n", block, block)[:, None] - 2 * block @ chosen.T + norms
+        suspects[part] = (squares <= limit**2).any(axis=1)
     suspects[list(places)] = True
     return suspects
 

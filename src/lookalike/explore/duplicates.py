@@ -22,7 +22,7 @@ from lookalike.gallery.notebook import SHOWN, Caption, images_html, table_html, 
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.sampling import thread_map
 from lookalike.sources.tables import data_frame
-from lookalike.stores.base import Record
+from lookalike.stores.base import Record, without_metadata
 from lookalike.types import ProgressCallback
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def _find(
     *,
     exact: bool,
 ) -> Duplicates:
-    records = list(gallery.store.records())
+    records = without_metadata(gallery.store.records())
     if len(records) < 2:
         size = "1 image" if records else "no images"
         raise InputError(f"{gallery.path}: has {size}; at least two are needed")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import require
 from lookalike.gallery.neighbors import NeighborGraph
-from lookalike.types import Embeddings, Progress, ProgressCallback, ignore_progress
-from lookalike.vectors import principal_axes
+from lookalike.types import Progress, ProgressCallback, ignore_progress
+from lookalike.vectors import VectorView, principal_axes_in_parts
 
 METHOD = "t-SNE"
 
@@ -65,12 +65,13 @@ def compute_layout(
     return np.asarray(points / max(float(points.max()), 1e-12), np.float32)
 
 
-def principal_components(embeddings: Embeddings) -> NDArray[np.float64]:
+def principal_components(embeddings: VectorView) -> NDArray[np.float64]:
     """Return the first two principal components, ``(n, 2)``, the first with deviation 1e-4."""
-    count = min(2, *embeddings.shape)
-    mean, axes, _ = principal_axes(embeddings, count)
+    count = min(2, len(embeddings), embeddings.dim)
+    mean, axes, _ = principal_axes_in_parts(embeddings, count)
     components = np.zeros((len(embeddings), 2))
-    components[:, :count] = (embeddings - mean) @ axes.T
+    for part, block in embeddings.blocks():
+        components[part, :count] = (block - mean) @ axes.T
     return np.asarray(components / max(float(components[:, 0].std()), 1e-12) * 1e-4)
 
 
@@ -130,24 +131,46 @@ def measure_quality(graph: NeighborGraph, points: Points, *, seed: int = 0) -> M
     from scipy.spatial import cKDTree
 
     count = len(graph)
-    if not (graph.embeddings != graph.embeddings[0]).any():
+    first = graph.embeddings[[0]]
+    if not any((block != first).any() for _, block in graph.embeddings.blocks()):
         return MapQuality(None, None, 0)
     k = min(K, max(1, (count - 2) // 2))
     sample = np.random.default_rng(seed).permutation(count)[:_MAX_SAMPLE]
     _, map_neighbors = cKDTree(points).query(points[sample], k + 1)
-    half_norms = np.einsum("nd,nd->n", graph.embeddings, graph.embeddings) / 2
-    penalty, preserved = 0, 0
-    for row, on_map in zip(sample, map_neighbors, strict=True):
-        check_cancelled()
-        others = on_map[on_map != row][:k]
-        proximity = graph.embeddings @ graph.embeddings[row] - half_norms
-        proximity[row] = -np.inf
-        ranks = 1 + (proximity[None] > proximity[others][:, None]).sum(axis=1)
-        penalty += int(np.maximum(ranks - k, 0).sum())
-        preserved += int((ranks <= k).sum())
+    on_map = np.stack(
+        [each[each != row][:k] for row, each in zip(sample, map_neighbors, strict=True)]
+    )
+    ranks = _ranks(graph.embeddings, sample, on_map)
+    penalty = int(np.maximum(ranks - k, 0).sum())
+    preserved = int((ranks <= k).sum())
     max_penalty = k * (2 * count - 3 * k - 1) / 2 * len(sample)
     return MapQuality(
         trustworthiness=1 - penalty / max(max_penalty, 1),
         neighborhood_preservation=preserved / (k * len(sample)),
         sampled=len(sample),
     )
+
+
+def _ranks(
+    embeddings: VectorView, rows: NDArray[np.int64], others: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the ranks ``(q, k)`` of ``others`` among the nearest other rows to each of ``rows``.
+
+    Two passes over all rows, with the same products.
+    """
+    queries = embeddings[rows]
+    limits = np.empty(others.shape, np.float32)
+    ranks = np.ones(others.shape, np.int64)
+    for counting in (False, True):
+        for part, block in embeddings.blocks():
+            half_norms = np.einsum("nd,nd->n", block, block) / 2
+            proximity = queries @ block.T - half_norms
+            own = (rows >= part.start) & (rows < part.stop)
+            proximity[own, rows[own] - part.start] = -np.inf
+            if counting:
+                for rank, limit in zip(ranks.T, limits.T, strict=True):
+                    rank += (proximity > limit[:, None]).sum(axis=1)
+            else:
+                query, column = np.nonzero((others >= part.start) & (others < part.stop))
+                limits[query, column] = proximity[query, others[query, column] - part.start]
+    return ranks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from lookalike.explore.layout import (
     measure_quality,
 )
 from lookalike.explore.lof import lof_scores
+from lookalike.filters.encoded import EncodedColumn
 from lookalike.filters.facets import MAX_COLUMNS, MAX_LISTED
 from lookalike.formatting import format_count
 from lookalike.gallery.derived import MAP, DerivedFile, Origin, Saved, decode_array, encode_array
@@ -34,7 +35,9 @@ from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.labels import SEPARATOR, split_labels
 from lookalike.sources.tables import data_frame
-from lookalike.types import Embeddings, Progress, ProgressCallback
+from lookalike.stores.row_index import vectors_of
+from lookalike.types import Progress, ProgressCallback
+from lookalike.vectors import VectorView
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,7 +209,7 @@ def _build(
         size = format_count(len(gallery), "image")
         raise InputError(f"{gallery.path}: has {size}; a map needs at least three")
     ids = tuple(gallery.store.ids())
-    embeddings_hash = _hash(gallery.store.embeddings(ids))
+    embeddings_hash = _hash(vectors_of(gallery.store, ids))
     origin = Origin.now(gallery.state)
     shown = () if saved is None else tuple(sorted((*saved.ids, *saved.zero_embeddings)))
     if saved is not None and (shown, saved.embeddings_hash) == (ids, embeddings_hash):
@@ -326,19 +329,38 @@ def _load_if_usable(gallery: Gallery) -> CollectionMap | None:
 
 def _with_columns(result: CollectionMap, gallery: Gallery, column: str) -> CollectionMap:
     """Return a map with clusters named by a metadata column, and the columns to color by."""
-    shown = frozenset(result.ids)
-    rows = [record.metadata for record in gallery.store.records() if record.id in shown]
+    store = gallery.store
+    every, numbers = store.columns(), store.row_numbers(result.ids)
     columns: dict[str, list[str | None]] = {}
-    names = {name for row in rows for name in row}
-    for name in sorted(names, key=lambda name: (name != column, name))[:MAX_COLUMNS]:
+    for name in sorted(every.names, key=lambda name: (name != column, name))[:MAX_COLUMNS]:
         check_cancelled()
-        values = [_display_text(row.get(name)) for row in rows]
-        if 1 < len({*values} - {None}) <= MAX_LISTED:
+        values = _texts(every.encoded(name), numbers, _display_text, MAX_LISTED)
+        if values is not None and len({*values} - {None}) > 1:
             columns[name] = values
-    labels = [_label(row.get(column)) for row in rows]
-    embeddings = gallery.store.embeddings(result.ids)
+    labels: Sequence[str | None] = [None] * len(result)
+    if column in every.names:
+        labels = _texts(every.encoded(column), numbers, _label) or labels
+    embeddings = vectors_of(store, result.ids)
     clusters = describe_clusters(result.membership, embeddings, labels)
     return replace(result, clusters=clusters, column=column, columns=columns)
+
+
+def _texts(
+    column: EncodedColumn,
+    numbers: NDArray[np.int64],
+    text_of: Callable[[object], str | None],
+    most: int | None = None,
+) -> list[str | None] | None:
+    """Return the values of rows as texts; None if more than ``most`` are different."""
+    codes = column.codes[numbers].astype(np.int64)
+    texts: dict[int, str | None] = {-1: None}
+    different: set[str | None] = {None}
+    for code in np.unique(codes[codes >= 0]).tolist():
+        texts[code] = text_of(column.values[code])
+        different.add(texts[code])
+        if most is not None and len(different) > most + 1:
+            return None
+    return [texts[code] for code in codes.tolist()]
 
 
 def _display_text(value: object) -> str | None:
@@ -363,5 +385,8 @@ def _column(document: Fields, count: int) -> list[str | None]:
     return [None if code < 0 else values[code] for code in codes]
 
 
-def _hash(embeddings: Embeddings) -> str:
-    return hashlib.sha256(embeddings.tobytes()).hexdigest()
+def _hash(embeddings: VectorView) -> str:
+    digest = hashlib.sha256()
+    for _, block in embeddings.blocks():
+        digest.update(block.tobytes())
+    return digest.hexdigest()

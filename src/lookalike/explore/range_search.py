@@ -10,12 +10,8 @@ from numpy.typing import NDArray
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError
 from lookalike.formatting import format_distance
-from lookalike.types import (
-    Embeddings,
-    Progress,
-    ProgressCallback,
-    ignore_progress,
-)
+from lookalike.types import Progress, ProgressCallback, ignore_progress
+from lookalike.vectors import VectorView
 
 _BLOCK = 2_048
 MAX_PAIRS_PER_ROW = 50
@@ -48,9 +44,9 @@ class Pairs:
 
 
 def pairs_within(
-    embeddings: Embeddings, max_distance: float, on_progress: ProgressCallback = ignore_progress
+    embeddings: VectorView, max_distance: float, on_progress: ProgressCallback = ignore_progress
 ) -> Pairs:
-    """Return all pairs of ``(n, dim)`` rows up to ``max_distance`` apart, exactly, nearest first.
+    """Return all pairs of rows up to ``max_distance`` apart, exactly, nearest first.
 
     Each pair is computed once, in blocks: half the work of a neighbor search for every row.
 
@@ -58,15 +54,17 @@ def pairs_within(
         InputError: there are more than 50 pairs per row.
     """
     count = len(embeddings)
-    half_norms = (np.einsum("nd,nd->n", embeddings, embeddings) / 2).astype(np.float32)
+    half_norms = np.empty(count, np.float32)
+    for part, block in embeddings.blocks():
+        half_norms[part] = np.einsum("nd,nd->n", block, block) / 2
     # The error bound of float32; pairs let through by it are computed again in float64.
-    slack = 4e-6 * float(half_norms.max(initial=0)) * embeddings.shape[1] ** 0.5
+    slack = 4e-6 * float(half_norms.max(initial=0)) * embeddings.dim**0.5
     with np.errstate(over="ignore"):  # then all pairs are within it
         limit = np.float32(-(np.float64(max_distance) ** 2) / 2 - slack)
     blocks: list[NDArray[np.int64]] = []
     total = 0
-    for top in range(0, count, _BLOCK):
-        rows = embeddings[top : top + _BLOCK]
+    for part, rows in embeddings.blocks(_BLOCK):
+        top = part.start
         for left in range(top, count, _BLOCK):
             check_cancelled()
             scores = rows @ embeddings[left : left + _BLOCK].T
@@ -82,12 +80,12 @@ def pairs_within(
                 "{max_distance}, or use a gallery with another encoder",
                 max_distance=None,
             )
-        on_progress(Progress("pairs", min(top + _BLOCK, count), count, "images"))
+        on_progress(Progress("pairs", part.stop, count, "images"))
     places = np.concatenate([np.empty((0, 2), np.int64), *blocks])
     distances = np.empty(len(places))
     for start in range(0, len(places), _BLOCK):
-        part = places[start : start + _BLOCK]
-        differences = embeddings[part[:, 0]].astype(np.float64) - embeddings[part[:, 1]]
+        pair = places[start : start + _BLOCK].T
+        differences = embeddings[pair[0]].astype(np.float64) - embeddings[pair[1]]
         distances[start : start + _BLOCK] = np.linalg.norm(differences, axis=1)
     order = np.lexsort((places[:, 1], places[:, 0], distances))
     candidates = Pairs(places[order, 0], places[order, 1], distances[order])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ from lookalike.progress import ProgressOption, reporting
 from lookalike.sources.tables import data_frame
 from lookalike.stores.base import MAX_K
 from lookalike.stores.exact import ExactIndex
+from lookalike.stores.row_index import RowIndex, row_index
 from lookalike.types import Embeddings, Metric, Progress, ProgressCallback, ignore_progress
-from lookalike.vectors import has_direction, unit_rows
+from lookalike.vectors import VectorView, has_direction, unit_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +117,7 @@ class NeighborGraph:
 
     Args:
         ids: of the rows, sorted.
-        embeddings: ``(n, dim)`` float32, of unit length if the metric is cosine.
+        embeddings: of the rows, of unit length if the metric is cosine.
         rows: ``(n, k)`` row numbers of the neighbors, nearest first.
         distances: ``(n, k)`` their Euclidean distances.
         state: the state of the gallery; None for embeddings that are not of one.
@@ -123,7 +125,7 @@ class NeighborGraph:
     """
 
     ids: tuple[str, ...]
-    embeddings: Embeddings
+    embeddings: VectorView
     rows: NDArray[np.int64]
     distances: NDArray[np.float64]
     state: GalleryState | None = None
@@ -168,13 +170,15 @@ class NeighborGraph:
         Clusters of smoothed embeddings follow the graph; their medoids are better images to label
         first (``docs/labeling.md``).
         """
-        values = unit_rows(self.embeddings)
+        view = self.embeddings.of_unit_length()
         for _ in range(_SMOOTHING_STEPS):
-            mean = np.zeros_like(values)
-            for column in self.rows.T:
-                check_cancelled()
-                mean += values[column]
-            values = unit_rows(values + mean / max(1, self.rows.shape[1]))
+            values = np.empty((len(self), view.dim), np.float32)
+            for part, block in view.blocks():
+                mean = np.zeros_like(block)
+                for column in self.rows[part].T:
+                    mean += view[column]
+                values[part] = unit_rows(block + mean / max(1, self.rows.shape[1]))
+            view = VectorView.of(values)
         return values
 
 
@@ -192,26 +196,40 @@ def neighbor_graph(
     if len(ids) < 2:
         rows = format_count(len(ids), "row")
         raise InputError(f"{gallery.path}: has {rows}, at least 2 are needed")
-    embeddings = gallery.store.embeddings(ids)
-    finite = np.isfinite(embeddings).all(axis=1)
-    if not finite.all():
-        raise ArtifactError(
-            f"{gallery.path}: the embedding of {ids[int(finite.argmin())]!r} has numbers that are "
-            "not finite; remove that row, and index its source again"
-        )
-    zero: tuple[str, ...] = ()
-    if gallery.metric is Metric.COSINE:
-        defined = has_direction(embeddings)
-        zero = tuple(row_id for row_id, each in zip(ids, defined, strict=True) if not each)
-        ids = tuple(row_id for row_id, each in zip(ids, defined, strict=True) if each)
-        embeddings = unit_rows(embeddings[defined])
-    if len(ids) < 2:
+    index, numbers = row_index(gallery.store), gallery.store.row_numbers(ids)
+    view = VectorView(index.at, numbers, gallery.store.dim)
+    places = np.flatnonzero(_has_neighbors(gallery, ids, view))
+    if len(places) < 2:
         raise InputError(
-            f"{gallery.path}: all but {format_count(len(ids), 'row')} have an embedding of zeros, "
-            "which has no neighbors; use another encoder"
+            f"{gallery.path}: all but {format_count(len(places), 'row')} have an embedding of "
+            "zeros, which has no neighbors; use another encoder"
         )
-    graph = graph_from_embeddings(ids, embeddings, k, on_progress)
-    return replace(graph, state=gallery.state, zero_embeddings=zero)
+    zero = np.setdiff1d(np.arange(len(ids)), places, assume_unique=True).tolist()
+    subset = np.sort(numbers[places]) if zero else None
+    searched = _SearchedRows(index, numbers[places], view.select(places), gallery.metric, subset)
+    graph = searched.graph(tuple(ids[place] for place in places.tolist()), k, on_progress)
+    return replace(graph, state=gallery.state, zero_embeddings=tuple(ids[place] for place in zero))
+
+
+def _has_neighbors(
+    gallery: Gallery, ids: Sequence[str], embeddings: VectorView
+) -> NDArray[np.bool_]:
+    """Return which rows are near others: none of zeros, where the metric is cosine.
+
+    Raises:
+        ArtifactError: an embedding is not finite.
+    """
+    defined = np.ones(len(ids), np.bool_)
+    for part, block in embeddings.blocks():
+        finite = np.isfinite(block).all(axis=1)
+        if not finite.all():
+            raise ArtifactError(
+                f"{gallery.path}: the embedding of {ids[part][int(finite.argmin())]!r} has numbers "
+                "that are not finite; remove that row, and index its source again"
+            )
+        if gallery.metric is Metric.COSINE:
+            defined[part] = has_direction(block)
+    return defined
 
 
 def graph_from_embeddings(
@@ -221,15 +239,59 @@ def graph_from_embeddings(
     on_progress: ProgressCallback = ignore_progress,
 ) -> NeighborGraph:
     """Return the exact neighbor graph of embeddings ``(n, dim)``, by Euclidean distance."""
-    index = ExactIndex(embeddings)
-    rows, distances = [], []
-    for start in range(0, len(ids), _CHUNK):
-        check_cancelled()
-        neighbors = index.others(start, min(start + _CHUNK, len(ids)), k, Metric.L2)
-        rows.append(neighbors.rows)
-        distances.append(neighbors.distances)
-        on_progress(Progress("neighbors", min(start + _CHUNK, len(ids)), len(ids), "images"))
-    return NeighborGraph(ids, embeddings, np.concatenate(rows), np.concatenate(distances))
+    view = VectorView.of(embeddings)
+    searched = _SearchedRows(ExactIndex(embeddings), np.arange(len(ids)), view, Metric.L2)
+    return searched.graph(ids, k, on_progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _SearchedRows:
+    """Rows whose neighbors among each other are searched.
+
+    Args:
+        index: of all rows.
+        numbers: of these rows in the index, in the order of their ids.
+        embeddings: of these rows.
+        metric: of the search.
+        subset: their numbers, ascending, if the index has others, too.
+    """
+
+    index: RowIndex
+    numbers: NDArray[np.int64]
+    embeddings: VectorView
+    metric: Metric
+    subset: NDArray[np.int64] | None = None
+
+    def graph(self, ids: tuple[str, ...], k: int, on_progress: ProgressCallback) -> NeighborGraph:
+        """Return the neighbor graph."""
+        count = len(ids)
+        k = min(k, count - 1)
+        place_of = np.empty(int(self.numbers.max()) + 1, np.int64)
+        place_of[self.numbers] = np.arange(count)
+        rows = np.empty((count, k), np.int64)
+        distances = np.empty((count, k))
+        for part, block in self.embeddings.blocks(_CHUNK):
+            nearest = self.index.search_with_ties(block, k + 1, self.metric, self.subset)
+            for place, each in enumerate(nearest, part.start):
+                rows[place], distances[place] = _others(
+                    place_of[each.rows], each.distances, place, k
+                )
+            on_progress(Progress("neighbors", part.stop, count, "images"))
+        if self.metric is Metric.COSINE:
+            distances = np.sqrt(2 * np.maximum(distances, 0))
+        view = self.embeddings
+        view = view.of_unit_length() if self.metric is Metric.COSINE else view
+        return NeighborGraph(ids, view, rows, distances)
+
+
+def _others(
+    places: NDArray[np.int64], distances: NDArray[np.float64], own: int, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the ``k`` nearest places but the own one, equal distances by place."""
+    is_other = places != own
+    places, distances = places[is_other], distances[is_other]
+    order = np.lexsort((places, distances))[:k]
+    return places[order], distances[order]
 
 
 def propagate_seeds(affinity: sparse.csr_array, seeds: NDArray[np.float32]) -> NDArray[np.float32]:

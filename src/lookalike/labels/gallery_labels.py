@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lookalike.errors import InputError
 from lookalike.gallery.gallery import Gallery
-from lookalike.sources.labels import LABEL, LabelSet, LabelSource, labels_of_items, read_labels
+from lookalike.sources.labels import LABEL, LabelSet, LabelSource, read_labels, split_labels
 
 
 def labels_for(gallery: Gallery, labels: LabelSource) -> LabelSet:
@@ -22,11 +22,17 @@ def gallery_labels(gallery: Gallery, column: str = LABEL) -> LabelSet:
     Raises:
         InputError: no row has a value in that column.
     """
-    records = list(gallery.store.records())
-    if not any(column in record.metadata for record in records):
+    store = gallery.snapshot().store
+    columns = store.columns()
+    if column not in columns.names:
         raise InputError(
             f"{gallery.path}: no metadata column {column!r}; pass another {{column}} or {{labels}}",
             column=None,
             labels=None,
         )
-    return labels_of_items(f"{gallery.path}, column {column}", records, column=column)
+    ids, encoded = store.ids(), columns.encoded(column)
+    codes = encoded.codes[store.row_numbers(ids)].tolist()
+    labels_by_code = {code: split_labels(encoded.values[code]) for code in {*codes} - {-1}}
+    pairs = ((row_id, labels_by_code.get(code)) for row_id, code in zip(ids, codes, strict=True))
+    by_id = {row_id: labels for row_id, labels in pairs if labels}
+    return LabelSet(f"{gallery.path}, column {column}", by_id)

@@ -139,12 +139,16 @@ class NeighborVote:
 
     def __call__(self, labels: LabelMatrix, train: RowNumbers, test: RowNumbers) -> Scores:
         """Score the ``test`` rows by the labels of the ``train`` rows."""
-        embeddings = self._graph.embeddings
-        neighbors = ExactIndex(embeddings[train]).search(embeddings[test], self._k, Metric.L2)
-        weights = 1 / np.maximum(neighbors.distances**2, 1e-12)
-        weights /= weights.sum(axis=1, keepdims=True)
-        votes = labels.indicators_of(train).astype(np.float32)[neighbors.rows]
-        scores: Scores = np.einsum("nk,nkc->nc", weights.astype(np.float32), votes)
+        index = ExactIndex(self._graph.embeddings[train])
+        indicators = labels.indicators_of(train).astype(np.float32)
+        scores = np.empty((len(test), len(labels.classes)), np.float32)
+        step = max(1, _CHUNK_VALUES // max(1, self._k * len(labels.classes)))
+        for part, block in self._graph.embeddings.select(test).blocks(step):
+            neighbors = index.search(block, self._k, Metric.L2)
+            weights = 1 / np.maximum(neighbors.distances**2, 1e-12)
+            weights /= weights.sum(axis=1, keepdims=True)
+            votes = indicators[neighbors.rows]
+            scores[part] = np.einsum("nk,nkc->nc", weights.astype(np.float32), votes)
         return scores
 
 

@@ -26,6 +26,7 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import NeighborGraph
 from lookalike.labels.propagation_methods import GraphPropagation, LabelMatrix
 from lookalike.sources.labels import LabelSet
+from lookalike.vectors import VectorView
 
 MIN_CONFIDENCE = 0.9
 """Labels cover an image if the raw confidence of its propagated label is at least this."""
@@ -177,7 +178,7 @@ def _from_document(document: Fields, origin: Origin) -> LabelingSession:
     distances = decode_array(document, "distances", "<f4", count=count).astype(np.float64)
     graph = NeighborGraph(
         ids,
-        np.empty((len(ids), 0), np.float32),
+        VectorView.of(np.empty((len(ids), 0), np.float32)),
         rows.reshape(len(ids), k),
         distances.reshape(len(ids), k),
         origin.state,

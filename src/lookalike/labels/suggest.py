@@ -195,10 +195,10 @@ def _medoids(
     clusters = count + int((~unlabeled).sum())
     # A bad start of a few clusters loses a class; of many clusters, hardly anything.
     starts = 10 if clusters <= _FEW_CLUSTERS else 2
-    kmeans = KMeans(clusters, n_init=starts, max_iter=50, random_state=seed)
+    kmeans = KMeans(clusters, n_init=starts, max_iter=50, random_state=seed, copy_x=False)
     # Fewer distinct images than clusters leave some clusters empty.
     with IgnoreWarnings(ConvergenceWarning):
-        distances = kmeans.fit_transform(values)
+        kmeans.fit(values)
     covered = np.bincount(kmeans.labels_[~unlabeled], minlength=clusters) > 0
     total = np.bincount(kmeans.labels_, uncertainty, clusters)
     rows: list[int] = []
@@ -208,6 +208,7 @@ def _medoids(
         members = np.flatnonzero(candidates & (kmeans.labels_ == cluster))
         if not len(members):
             members = np.flatnonzero(candidates)
-        rows.append(int(members[np.argmin(distances[members, cluster])]))
+        distances = kmeans.transform(values[members])[:, cluster]
+        rows.append(int(members[np.argmin(distances)]))
         candidates[rows[-1]] = False
     return rows

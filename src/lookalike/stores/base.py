@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
@@ -101,6 +101,14 @@ class Record:
     metadata: Metadata
     content_hash: str
     signature: str = ""
+
+
+_NO_METADATA: Metadata = {}
+
+
+def without_metadata(records: Iterable[Record]) -> list[Record]:
+    """Return records without their metadata, which take most of the memory."""
+    return [replace(record, metadata=_NO_METADATA) for record in records]
 
 
 class RowReader(Protocol):
