@@ -18,12 +18,31 @@ _MAX_DEPTH = 40
 """Levels of lists and objects up to which values are compared with each other."""
 
 
+class KeptColumns:
+    """Columns that were encoded, as many as fit into some memory."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, EncodedColumn] = {}
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def get(self, name: str) -> EncodedColumn | None:
+        """Return a column; None if it is not kept."""
+        return self._columns.get(name)
+
+    def add(self, name: str, column: EncodedColumn) -> None:
+        """Keep a column, and those encoded last."""
+        keep = max(1, _KEPT_BYTES // max(1, column.codes.nbytes))
+        self._columns = dict([*[*self._columns.items()][-keep:], (name, column)])
+
+
 class MetadataColumns:
     """The metadata of rows as columns; each column is encoded on first use."""
 
     def __init__(self, rows: Sequence[Metadata]) -> None:
         self._rows = rows
-        self._encoded: dict[str, EncodedColumn] = {}
+        self._encoded = KeptColumns()
         self._names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
@@ -50,8 +69,7 @@ class MetadataColumns:
         encoded = self._encoded.get(name)
         if encoded is None:
             encoded = self._encode(name)
-            keep = max(1, _KEPT_BYTES // max(1, encoded.codes.nbytes))
-            self._encoded = dict([*[*self._encoded.items()][-keep:], (name, encoded)])
+            self._encoded.add(name, encoded)
         return encoded
 
     def _encode(self, name: str) -> EncodedColumn:

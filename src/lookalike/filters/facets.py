@@ -51,7 +51,11 @@ _described: WeakKeyDictionary[Columns, dict[str, Facet | None]] = WeakKeyDiction
 _adding = threading.Lock()
 
 
-def facets(columns: Columns, names: Sequence[str] | None = None) -> list[Facet]:
+def facets(
+    columns: Columns,
+    names: Sequence[str] | None = None,
+    described: dict[str, Facet | None] | None = None,
+) -> list[Facet]:
     """Describe columns of booleans, numbers or texts, or lists of these.
 
     Each column is described once for all callers. If that is cancelled, the next call goes on.
@@ -59,6 +63,7 @@ def facets(columns: Columns, names: Sequence[str] | None = None) -> list[Facet]:
     Args:
         columns: the metadata.
         names: of the columns to describe; by default all, the first 1,000 by name.
+        described: facets by column, to which new ones are added; by default those of ``columns``.
 
     Returns:
         Descriptions in the order of ``names``; columns without such values are left out.
@@ -67,8 +72,9 @@ def facets(columns: Columns, names: Sequence[str] | None = None) -> list[Facet]:
         InputError: no row has one of the columns.
         CancelledError: the work was cancelled, or took too long.
     """
-    with _adding:
-        described = _described.setdefault(columns, {})
+    if described is None:
+        with _adding:
+            described = _described.setdefault(columns, {})
     chosen = checked_names(names, columns.names) if len(columns) else ()
     for name in chosen:
         if name not in described:

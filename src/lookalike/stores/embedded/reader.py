@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled, holding, is_cancelled
 from lookalike.errors import ArtifactError
-from lookalike.stores.embedded.column_reader import ValueCache
 from lookalike.stores.embedded.connections import ConnectionPool
 from lookalike.stores.embedded.database import Connection, StoreFacts, frozen_facts
 from lookalike.stores.embedded.dead_slots import dead_mask
@@ -51,7 +50,7 @@ class CommitCache:
         mapped: its vector files.
         slots: the slots of the rows by number, once they are known; None if no slot is dead.
         values: whatever else is computed, by name.
-        column_values: values of columns, kept for the next commit too.
+        lasting: what is of use for later commits too, by name.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class CommitCache:
         self.mapped = mapped
         self.slots: NDArray[np.int64] | None = None
         self.values: dict[str, Any] = {}
-        self.column_values = ValueCache() if last is None else last.column_values
+        self.lasting: dict[str, Any] = {} if last is None else last.lasting
         parts: tuple[NDArray[Any], ...] = (
             mapped.vectors,
             mapped.codes.codes,
@@ -82,6 +81,9 @@ class Reader:
         pool: where the connection goes back to.
         connection: in the transaction.
         cache: of the commit.
+
+    Attributes:
+        columns: the columns that were handed out last, if somebody still has them.
     """
 
     def __init__(self, pool: ConnectionPool, connection: Connection, cache: CommitCache) -> None:
@@ -90,6 +92,7 @@ class Reader:
         self._pool = pool
         self._connection = connection
         self._graph_records: Mapping[Metric, GraphRecord] | None = None
+        self.columns: weakref.ref[Any] | None = None
         self._finalizer = weakref.finalize(self, pool.give_back, connection)
 
     @classmethod

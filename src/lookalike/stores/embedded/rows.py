@@ -18,20 +18,31 @@ from lookalike.stores.base import Rows
 from lookalike.types import Embeddings, Metadata
 
 SCHEMA = (
-    # A row's slot is its place in the vector files. The content hash is a BLOB of 32 bytes if it is
-    # a SHA-256 in hexadecimal, else the text.
-    "CREATE TABLE rows (slot INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL, "
+    # A row's slot is its place in the vector files. The URI is a text, or the number of a prefix
+    # that is followed by the id without its source (see URI). The content hash is a BLOB of 32
+    # bytes if it is a SHA-256 in hexadecimal, else the text.
+    "CREATE TABLE rows (slot INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uri BLOB NOT NULL, "
     "content_hash BLOB NOT NULL, signature TEXT NOT NULL, metadata TEXT NOT NULL, "
     "checksum INTEGER NOT NULL)",
+    "CREATE TABLE uri_prefixes (number INTEGER PRIMARY KEY, prefix TEXT NOT NULL UNIQUE)",
 )
 
+URI = (
+    "CASE typeof(uri) WHEN 'integer' THEN (SELECT prefix FROM uri_prefixes WHERE number = uri) || "
+    "substr(id, instr(id, ':') + 1) ELSE uri END"
+)
+"""The expression of a row's URI. Most are a folder followed by what the id has after its source, so
+that they need not be stored twice."""
+
+_MAX_PREFIXES = 1_000
+
 INSERT = (
-    "INSERT INTO rows (id, uri, content_hash, signature, metadata, checksum, slot) "
+    "INSERT INTO rows (slot, uri, id, content_hash, signature, metadata, checksum) "
     "VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 UPDATE = (
-    "UPDATE rows SET id = ?, uri = ?, content_hash = ?, signature = ?, metadata = ?, checksum = ? "
-    "WHERE slot = ?"
+    "UPDATE rows SET uri = ?2, content_hash = ?4, signature = ?5, metadata = ?6, checksum = ?7 "
+    "WHERE slot = ?1 AND id = ?3"
 )
 DELETE = "DELETE FROM rows WHERE slot = ?"
 
@@ -66,20 +77,21 @@ def stored_rows(
     Raises:
         sqlite3.Error: they cannot be read.
     """
-    query = f"SELECT slot, id, uri, metadata FROM rows WHERE {column} IN (?)"
+    query = f"SELECT slot, id, {URI}, metadata FROM rows WHERE {column} IN (?)"
     return [
         StoredRow(slot, row_id, uri, parse_metadata(metadata))
         for slot, row_id, uri, metadata in select_many(connection, query, values)
     ]
 
 
-def all_rows(connection: sqlite3.Connection) -> Iterator[StoredRow]:
-    """Iterate over all rows by slot.
+def all_rows(connection: sqlite3.Connection, first: int = 0) -> Iterator[StoredRow]:
+    """Iterate over all rows by slot, from a first slot.
 
     Raises:
         sqlite3.Error: they cannot be read.
     """
-    cursor = connection.execute("SELECT slot, id, uri, metadata FROM rows ORDER BY slot")
+    query = f"SELECT slot, id, {URI}, metadata FROM rows WHERE slot >= ? ORDER BY slot"
+    cursor = connection.execute(query, (first,))
     while rows := cursor.fetchmany(_STEP):
         check_cancelled()
         for slot, row_id, uri, metadata in rows:
@@ -96,12 +108,46 @@ def select_many(
         yield from connection.execute(query.replace("(?)", f"({','.join('?' * len(part))})"), part)
 
 
-PackedRow = tuple[str, str, str | bytes, str, str, int]
-"""Id, URI, content hash, signature, metadata and checksum of a row as they are stored."""
+def packed_uris(connection: sqlite3.Connection, rows: Rows) -> list[str | int]:
+    """Return the URIs of rows as they are stored, in a transaction that may add prefixes.
+
+    Raises:
+        sqlite3.Error: that failed.
+    """
+    numbers = dict(connection.execute("SELECT prefix, number FROM uri_prefixes"))
+    uris: list[str | int] = []
+    for row_id, uri in zip(rows.ids, rows.uris, strict=True):
+        key = row_id[row_id.find(":") + 1 :]
+        if not key or not uri.endswith(key) or "\0" in row_id:
+            uris.append(uri)
+            continue
+        prefix = uri[: -len(key)]
+        number = numbers.get(prefix)
+        if number is None and len(numbers) < _MAX_PREFIXES:
+            query = "INSERT INTO uri_prefixes (prefix) VALUES (?)"
+            numbers[prefix] = number = connection.execute(query, (prefix,)).lastrowid
+        uris.append(uri if number is None else number)
+    return uris
+
+
+def remove_unused_prefixes(connection: sqlite3.Connection) -> None:
+    """Delete prefixes that only removed rows had; all rows are read for it.
+
+    Raises:
+        sqlite3.Error: that failed.
+    """
+    connection.execute(
+        "DELETE FROM uri_prefixes WHERE number NOT IN "
+        "(SELECT DISTINCT uri FROM rows WHERE typeof(uri) = 'integer')"
+    )
+
+
+PackedRow = tuple[str, str | bytes, str, str, int]
+"""Id, content hash, signature, metadata and checksum of a row as they are stored."""
 
 
 def packed_rows(rows: Rows, embeddings: Embeddings) -> list[PackedRow]:
-    """Return rows as they are stored, but for their slots.
+    """Return rows as they are stored, but for their slots and URIs.
 
     Args:
         rows: to be stored.
@@ -122,7 +168,7 @@ def packed_rows(rows: Rows, embeddings: Embeddings) -> list[PackedRow]:
             checksum = row_checksum(
                 (row_id, uri, digest, signature, text), data[place * size : (place + 1) * size]
             )
-            packed.append((row_id, uri, pack_hash(digest), signature, text, checksum))
+            packed.append((row_id, pack_hash(digest), signature, text, checksum))
     except (UnicodeEncodeError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"the row with the id {rows.ids[len(packed)]!r} cannot be stored ({error})"
@@ -148,7 +194,7 @@ def unpack_hash(value: str | bytes) -> str:
 
 
 def row_checksum(fields: Sequence[str], embedding: bytes | memoryview) -> int:
-    """Return the CRC-32 of a row.
+    """Return the CRC-32 of a row, as a signed number.
 
     Args:
         fields: its id, URI, content hash, signature, and metadata as they are stored, as texts.
@@ -157,4 +203,5 @@ def row_checksum(fields: Sequence[str], embedding: bytes | memoryview) -> int:
     Raises:
         UnicodeEncodeError: a text has lone surrogates.
     """
-    return crc32(embedding, crc32("\0".join(fields).encode()))
+    value = crc32(embedding, crc32("\0".join(fields).encode()))
+    return value - (value >> 31 << 32)  # signed, which takes fewer bytes in the database

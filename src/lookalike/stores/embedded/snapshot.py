@@ -26,7 +26,7 @@ from lookalike.stores.embedded.database import StoreFacts
 from lookalike.stores.embedded.failures import unreadable
 from lookalike.stores.embedded.graph import Graphs, GraphState
 from lookalike.stores.embedded.reader import Reader
-from lookalike.stores.embedded.rows import row_checksum, unpack_hash
+from lookalike.stores.embedded.rows import URI, row_checksum, unpack_hash
 from lookalike.types import Embeddings, Hit, Metric
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COLUMNS = "slot, id, uri, content_hash, signature, metadata, checksum"
+_COLUMNS = f"slot, id, {URI}, content_hash, signature, metadata, checksum"
 
 
 class EmbeddedSnapshot:
@@ -232,7 +232,8 @@ class EmbeddedSnapshot:
     def records(self, prefix: str = "") -> Iterator[Record]:
         """Iterate over rows sorted by id."""
         query = (
-            "SELECT id, uri, metadata, content_hash, signature FROM rows WHERE id >= ? ORDER BY id"
+            f"SELECT id, {URI}, metadata, content_hash, signature FROM rows WHERE id >= ? "
+            "ORDER BY id"
         )
         for row_id, uri, metadata, digest, signature in self._select(query, (prefix,)):
             if not row_id.startswith(prefix):

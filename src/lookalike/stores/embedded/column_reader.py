@@ -1,0 +1,128 @@
+"""The metadata of the rows of one commit, by column."""
+
+from __future__ import annotations
+
+import sqlite3
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lookalike.filters.columns import KeptColumns
+from lookalike.filters.encoded import Codes, EncodedColumn, Values
+from lookalike.metadata import parse_metadata
+from lookalike.stores.embedded.column_tables import (
+    DamagedColumnError,
+    StoredValues,
+    read_codes,
+    read_values,
+)
+from lookalike.types import Metadata
+
+if TYPE_CHECKING:
+    from lookalike.stores.embedded.reader import Reader
+
+_KEPT_CHARACTERS = 1 << 28
+"""Characters of values, as JSON, that are kept for the next commit."""
+
+
+class ValueCache:
+    """The values of columns that were read, of which a later commit has more."""
+
+    def __init__(self) -> None:
+        self._columns: dict[int, StoredValues] = {}
+
+    def read(self, connection: sqlite3.Connection, number: int) -> Values:
+        """Return the values of a column by its number.
+
+        Raises:
+            sqlite3.Error: they cannot be read, or are damaged.
+        """
+        stored = read_values(connection, number, self._columns.get(number))
+        others = {key: value for key, value in self._columns.items() if key != number}
+        total = stored.size
+        kept = {number: stored}
+        for key, value in reversed(others.items()):
+            total += value.size
+            if total <= _KEPT_CHARACTERS:
+                kept[key] = value
+        self._columns = dict(reversed(kept.items()))
+        return stored.values
+
+
+class EmbeddedColumns:
+    """The metadata of the rows of one commit, read a column at a time on first use.
+
+    Use :meth:`of`: row numbers are valid for one object only.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    @classmethod
+    def of(cls, reader: Reader) -> EmbeddedColumns:
+        """Return the columns of a commit, the same ones as long as somebody has them."""
+        with reader.lock:
+            existing = None if reader.columns is None else reader.columns()
+            columns = existing if isinstance(existing, EmbeddedColumns) else cls(reader)
+            reader.columns = weakref.ref(columns)
+        return columns
+
+    def __len__(self) -> int:
+        return self._reader.facts.rows
+
+    def __repr__(self) -> str:
+        return f"EmbeddedColumns(rows={len(self):,})"
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All columns that a row has, or had until the last compaction, sorted by name."""
+        return self._reader.cached("column names", lambda: tuple(self._numbers))
+
+    @property
+    def rows(self) -> Sequence[Metadata]:
+        """The metadata by row."""
+        texts = self._reader.select("SELECT metadata FROM rows ORDER BY slot")
+        return [parse_metadata(text) for (text,) in texts]
+
+    def encoded(self, name: str) -> EncodedColumn:
+        """Return the codes and values of a column.
+
+        Raises:
+            ArtifactError: they cannot be read, or are damaged.
+            CancelledError: the work was cancelled.
+        """
+        kept = self._reader.cached("columns", KeptColumns)
+        column = kept.get(name)
+        if column is None:
+            column = self._read(name)
+            kept.add(name, column)
+        return column
+
+    @property
+    def _numbers(self) -> dict[str, int]:
+        def read(connection: sqlite3.Connection) -> dict[str, int]:
+            return dict(connection.execute("SELECT name, number FROM columns ORDER BY name"))
+
+        return self._reader.cached("column numbers", lambda: self._reader.run(read))
+
+    def _read(self, name: str) -> EncodedColumn:
+        number = self._numbers.get(name)
+        if number is None:
+            return EncodedColumn(np.full(len(self), -1, np.int8), Values(()))
+        lasting = self._reader.cache.lasting
+        known: ValueCache = lasting.setdefault("column values", ValueCache())
+
+        def read(connection: sqlite3.Connection) -> tuple[Codes, Values]:
+            codes = read_codes(connection, number, self._reader.facts.slots)
+            values = known.read(connection, number)
+            if len(codes) and int(codes.max()) >= len(values):
+                raise DamagedColumnError(number, "codes")
+            return codes, values
+
+        codes, values = self._reader.run(read)
+        slots = self._reader.slots
+        codes = codes if slots is None else codes[slots]
+        codes.flags.writeable = False
+        return EncodedColumn(codes, values)
