@@ -14,6 +14,7 @@ import math
 import os
 import stat
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,10 @@ FORMAT = 5
 """Format version of manifests. To raise it: add one here, teach :func:`_upgrade` the old layout,
 keep a folder of the old version in ``tests/data`` with a test that opens it, and describe the
 change in CHANGELOG."""
+
+_CHECKSUM = "checksum"
+_FIRST_CHECKSUM = 5
+"""Oldest format version whose manifests have a checksum."""
 
 OLDEST_RUN = 3
 """Oldest format version of interrupted training runs that can be resumed; to be raised only when
@@ -217,8 +222,30 @@ def manifest_bytes(fields: Mapping[str, Any]) -> bytes:
 
     Bytes of file names that are no text are escaped, as :func:`lookalike.files.valid_text` does.
     """
-    text = json.dumps({"format": FORMAT, **_valid(fields)}, indent=2, ensure_ascii=False)
-    return (text + "\n").encode()
+    document = with_checksum({"format": FORMAT, **_valid(fields)})
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def with_checksum(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields of a JSON document with a checksum of them, for :func:`has_changed`."""
+    return {**fields, _CHECKSUM: _checksum(fields)}
+
+
+def has_changed(fields: Mapping[str, Any]) -> bool:
+    """Return whether a JSON document differs from what was written with a checksum.
+
+    Those that older versions wrote have none, and count as unchanged.
+    """
+    version = fields.get("format")
+    is_older = isinstance(version, int) and version < _FIRST_CHECKSUM and _CHECKSUM not in fields
+    return not is_older and fields.get(_CHECKSUM) != _checksum(fields)
+
+
+def _checksum(fields: Mapping[str, Any]) -> str:
+    """Return the CRC-32 of fields, whatever their order and layout, in hexadecimal."""
+    others = {name: value for name, value in fields.items() if name != _CHECKSUM}
+    text = json.dumps(others, sort_keys=True)
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _valid(value: Any) -> Any:
@@ -279,7 +306,9 @@ def check_manifest(fields: Any, *, place: str, what: str) -> dict[str, Any]:
             f"{place}: written in format {shown}, this lookalike reads up to {FORMAT}; "
             "upgrade: pip install --upgrade lookalike"
         )
-    return dict(_upgrade(fields) if version < 3 else fields)
+    upgraded = dict(_upgrade(fields) if version < 3 else fields)
+    upgraded.pop(_CHECKSUM, None)
+    return upgraded
 
 
 def _upgrade(value: Any, key: str = "") -> Any:

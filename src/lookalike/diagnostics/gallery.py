@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.artifacts import sole_writer
+from lookalike.artifacts import has_changed, sole_writer
 from lookalike.diagnostics.checks import Check
+from lookalike.documents import LARGE, read_json
 from lookalike.encoders.base import MANIFEST as ENCODER_MANIFEST
 from lookalike.encoders.persistence import file_hashes, load_encoder, read_description
 from lookalike.errors import ArtifactError, BusyError, LookalikeError, SettingError
@@ -70,13 +71,19 @@ def check_gallery(path: str, *, deep: bool = False, repair: bool = False) -> Ite
             )
         yield from _check_collection(path)
         return
+    if deep or repair:
+        yield from _check_documents(folder)
     yield _check_encoder(folder)
-    is_readable = True
+    of_rows = []
     for check in _check_rows(folder, deep=deep, fix=repair):
+        of_rows.append(check)
         yield check
-        is_readable = is_readable and check.ok is True
-    if not is_readable:
-        return
+    if all(check.ok for check in of_rows):
+        yield from _check_opened(folder)
+
+
+def _check_opened(folder: Path) -> Iterator[Check]:
+    """Yield the checks of a gallery whose rows can be read."""
     try:
         gallery = Gallery.open(folder)
     except LookalikeError as error:
@@ -99,6 +106,19 @@ def _tried(name: str, check: Callable[[], str], tried: str) -> Check:
         return Check(name, True, check(), tried, required=True)
     except LookalikeError as error:
         return _broken(name, error)
+
+
+def _check_documents(folder: Path) -> Iterator[Check]:
+    """Yield a check for each JSON document that differs from what was written."""
+    derived = [file.name for file in _DERIVED]
+    for name in (MANIFEST, f"{ENCODER}/{ENCODER_MANIFEST}", ARCHIVE_FILE, *derived):
+        try:
+            document = read_json(folder / name, limit=LARGE, follow=False)
+        except (OSError, LookalikeError):  # it is missing, or its own check says why
+            continue
+        if isinstance(document, dict) and has_changed(document):
+            detail = "has changed since lookalike wrote it: restore it, or check what is in it"
+            yield Check(name, False, detail, required=True)
 
 
 def _check_encoder(folder: Path) -> Check:

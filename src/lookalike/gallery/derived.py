@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.artifacts import write_atomically
+from lookalike.artifacts import with_checksum, write_atomically
 from lookalike.documents import LARGE, Fields, read_json
 from lookalike.errors import ArtifactError, FormatVersionError
 from lookalike.gallery.state import GalleryState
@@ -127,7 +127,7 @@ class DerivedFile(Generic[S]):
         gallery.check_identity(value.origin.state.identity)
         document = self.document(value)
         path = gallery.path / self.name
-        write_atomically(path, json.dumps(document).encode(), parents=False)
+        write_atomically(path, json.dumps(with_checksum(document)).encode(), parents=False)
         return path
 
     def load(self, gallery: Gallery) -> S | None:
