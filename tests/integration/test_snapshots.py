@@ -173,7 +173,7 @@ def duplicate_facts(gallery: Gallery) -> dict[str, Any]:
 def facet_facts(gallery: Gallery) -> list[Any]:
     view = gallery.snapshot().store
     columns = view.columns()
-    codes = columns.encoded("word")[0].tolist()
+    codes = columns.encoded("word").codes.tolist()
     sample = view.sample(20, 1)
     return [view.facets(), codes, list(view.ids()), sample.ids, view.get(view.ids()).ids]
 
