@@ -117,6 +117,12 @@ def command(
     watch: Annotated[
         bool, typer.Option("--watch", help="Keep running and re-index on changes.")
     ] = False,
+    ann: Annotated[
+        bool | None,
+        typer.Option(
+            "--ann/--no-ann", help="Build an approximate index (100,000 images and more)."
+        ),
+    ] = None,
     runner: Annotated[
         str, typer.Option(metavar="NAME", help="Where to encode: local or ray.")
     ] = "local",
@@ -146,22 +152,26 @@ def command(
       lookalike index photos.gallery photos --exclude thumbs --exclude '*.gif'
       lookalike index shop.gallery products.csv --encoder hog-fine+color
       lookalike index photos.gallery
+      lookalike index photos.gallery --ann
+
+    With --ann, search is a few times as fast in over 100,000 images and may miss
+    neighbors: the recall is measured. Later runs keep the index up to date.
 
     JSON: added, updated, moved, removed, unchanged, kept, failed, skipped,
-    skipped_examples, notes and seconds; without SOURCE a line for each source.
+    skipped_examples, notes and seconds; without SOURCE a line for each source, and
+    with --ann a last line with index and search.
 
     Exit code 1: some images failed; each is listed.
     """
     from lookalike.errors import SettingError
 
-    if watch and dry_run:
-        raise SettingError("{watch} and {dry_run} exclude each other", watch=True, dry_run=True)
+    _check_modes(watch=watch, dry_run=dry_run, ann=ann)
     options = _options(include, exclude, pages, window, max_megapixels, strict)
     if allow_private_urls is not None:
         options["allow_private_urls"] = allow_private_urls
     of_source = {"name": name, "relocate": relocate or None, **dict.fromkeys(options, True)}
     of_new = {"encoder": encoder, "store": store}
-    path, sources = _sources(gallery, source, {**of_source, **of_new})
+    path, sources = _sources(gallery, source, {**of_source, **of_new}, ann=ann is not None)
     run = _Run(
         path,
         encoder=encoder,
@@ -174,18 +184,22 @@ def command(
         dry_run=dry_run,
         rehash=rehash,
         runner=_runner(runner, address, workers),
-        json_lines=as_json and (watch or source is None),
+        json_lines=as_json and (watch or source is None or ann is not None),
         as_json=as_json,
     )
     try:
         if not watch:
             run.sync_all(sources)
+            if ann is not None:
+                run.index(build=ann)
         else:
             if len(sources) != 1:
                 raise SettingError("{watch} needs {source}", watch=True, source=None)
             changes = _changes(Path(sources[0]), path)
             next(changes, None)  # from here on no change is missed
             run.sync(sources[0])
+            if ann is not None:
+                run.index(build=ann)
             console.note(f"watching {printable(sources[0])}; Ctrl-C to stop")
             _sync_on_changes(changes, lambda: run.sync(sources[0]))
     except KeyboardInterrupt:
@@ -195,10 +209,29 @@ def command(
         raise typer.Exit(1)
 
 
+def _check_modes(*, watch: bool, dry_run: bool, ann: bool | None) -> None:
+    """Check the options that say what is done, before anything is.
+
+    Raises:
+        SettingError: two exclude each other.
+        MissingDependencyError: the package of the approximate index is missing.
+    """
+    from lookalike.errors import SettingError, require
+
+    if watch and dry_run:
+        raise SettingError("{watch} and {dry_run} exclude each other", watch=True, dry_run=True)
+    if ann is not None and dry_run:
+        raise SettingError("{ann} and {dry_run} exclude each other", ann=True, dry_run=True)
+    if ann:
+        require("usearch", "an approximate index", "ann")
+
+
 def _sources(
-    gallery: str, source: str | None, options: dict[str, Any]
+    gallery: str, source: str | None, options: dict[str, Any], *, ann: bool
 ) -> tuple[str, Sequence[str]]:
     """Return the gallery and the sources to sync it with, of one argument or two.
+
+    With ``ann``, a gallery need not have any.
 
     Raises:
         LookalikeError: the arguments are swapped, or the only one is neither a gallery nor a source
@@ -236,7 +269,7 @@ def _sources(
         if value is not None:
             raise SettingError(f"{{{option}}} needs {{source}}", **{option: None, "source": None})
     recorded = list(Gallery.open(gallery).sources.values())
-    if not recorded:
+    if not recorded and not ann:
         raise InputError(
             f"{gallery}: has no source to sync with; add one: lookalike index "
             f"{shlex.quote(gallery)} SOURCE"
@@ -314,7 +347,47 @@ class _Run:
         else:
             shown = f"{self.path}, {opened.name}" if several else self.path
             _print(shown, report, rows, dry_run=self.dry_run)
+            if into is not None and not self.dry_run:
+                _suggest_ann(into)
         self.has_failures = bool(report.failed)
+
+    def index(self, *, build: bool) -> None:
+        """Build or delete the approximate index, and print what it gains."""
+        from lookalike.errors import InputError
+        from lookalike.gallery import ann_index
+        from lookalike.gallery.gallery import Gallery
+        from lookalike.gallery.recall import measure_recall
+
+        gallery = Gallery.open(self.path)
+        if not build:
+            dropped = gallery.drop_ann_index()
+            if self.as_json:
+                console.print_json({"index": None}, one_line=True)
+            else:
+                console.note("approximate index deleted" if dropped else "no approximate index")
+            return
+        try:
+            ann_index.check(gallery.store, gallery.metric)
+        except InputError as error:  # of a gallery that needs none
+            console.note(f"no approximate index: {message(error)}")
+            return
+        if not ann_index.facts(gallery.store, gallery.metric):
+            seconds, size = ann_index.estimate(len(gallery), gallery.store.dim)
+            console.note(
+                f"building an approximate index of {format_count(len(gallery), 'image')}: about "
+                f"{max(1, round(seconds / 60))} min by one core, {console.size(size)}"
+            )
+        with console.progress() as on_progress:
+            facts = gallery.build_ann_index(progress=on_progress)
+        measured = measure_recall(gallery)
+        if self.as_json:
+            console.print_json({"index": facts, "search": measured}, one_line=True)
+        else:
+            console.note(
+                f"approximate index of {format_count(facts['rows'], 'image')}, "
+                f"{console.size(facts['bytes'])}: recall@10 {measured['recall@10']:.3f} at p50 "
+                f"{measured['p50_ms']:.2f} ms, exact {measured['p50_ms_exact']:.2f} ms"
+            )
 
     def _open_source(
         self, gallery: Gallery | None, source: str, on_progress: ProgressCallback
@@ -429,6 +502,19 @@ def _print(path: str, report: SyncReport, rows: int | None, *, dry_run: bool) ->
     for note, count in report.notes.items():
         console.note(f"note: {format_count(count, 'image')}: {note}")
     console.note_failed(report.failed, more="--json lists them all")
+
+
+def _suggest_ann(gallery: Gallery) -> None:
+    """Suggest an approximate index for a very large gallery in a folder."""
+    from lookalike.gallery import ann_index
+
+    rows = len(gallery)
+    is_large = rows >= ann_index.SUGGESTED_ROWS and gallery.address is None
+    if is_large and not ann_index.facts(gallery.store, gallery.metric):
+        console.note(
+            f"exact search reads all {rows:,} rows; an approximate index is faster: lookalike "
+            f"index {shlex.quote(str(gallery.path))} --ann"
+        )
 
 
 def _changes(path: Path, gallery: str) -> Iterator[bool]:

@@ -479,6 +479,8 @@ class Gallery(IndexedGallery, BaseGallery):
 
     def info(self) -> dict[str, Any]:
         """Return facts about the gallery, as JSON values."""
+        from lookalike.gallery import ann_index
+
         now = self.snapshot()
         state, opened = now.state, now._opened
         return {
@@ -494,6 +496,7 @@ class Gallery(IndexedGallery, BaseGallery):
             **({"source_options": now.source_options} if now.source_options else {}),
             "bytes": _size(now.path),
             **opened.storage.facts,
+            **ann_index.facts(now.store, now.metric),
         }
 
 

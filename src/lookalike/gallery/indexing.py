@@ -78,6 +78,7 @@ class IndexedGallery(WritableGallery):
             StorageError: a batch could not be written, or another process is writing.
             SettingError: a dry run has a runner.
         """
+        from lookalike.gallery import ann_index
         from lookalike.gallery.ingest import ExistingRows, count_changes
         from lookalike.gallery.sync import SyncReport, missing_rows
         from lookalike.sources import Source
@@ -111,6 +112,7 @@ class IndexedGallery(WritableGallery):
             else:
                 removed = sorted(missing.removed)
                 summary = self._write_changes(source, existing, removed, on_progress, runner)
+                ann_index.update(self.store, self.metric, on_progress)
         return SyncReport.of(located, summary, missing, time.perf_counter() - start)
 
     @checked

@@ -112,6 +112,9 @@ def new_index(metric: Metric, dim: int, *, writable: bool) -> Any:
     Raises:
         ImportError: usearch is missing or broken.
     """
+    # First, since usearch's wheels export a C++ library of their own: what is loaded afterwards
+    # may use half of it, as onnxruntime does, and crash.
+    import onnxruntime  # noqa: F401
     from usearch.index import Index
 
     return Index(
@@ -167,6 +170,20 @@ class GraphState:
     def is_due(self) -> bool:
         """Whether it is to be built again, or lacks so many rows that they are to be added."""
         return self.problem is not None or self.newer > UPDATE_SHARE * self.rows
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON values, with the parameters of the graph."""
+        return {
+            "type": "HNSW",
+            "M": CONNECTIVITY,
+            "efConstruction": EXPANSION,
+            "ef": EXPANSION,
+            "rows": self.rows,
+            "newer_rows": self.newer,
+            "bytes": self.bytes,
+            "library": f"usearch {self.library}",
+            "problem": self.problem,
+        }
 
 
 class Graphs:

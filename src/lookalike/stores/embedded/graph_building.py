@@ -34,15 +34,14 @@ from lookalike.stores.embedded.graph import (
     prepared,
 )
 from lookalike.stores.embedded.graph_records import (
+    LOCK,
     TEMPORARY,
     GraphRecord,
     checksum,
-    remove_unused,
+    remove_files,
 )
 from lookalike.stores.embedded.vector_files import VectorFiles
 from lookalike.types import Embeddings, Metric, Progress, ProgressCallback
-
-LOCK = "graph.lock"
 
 Writing = Callable[[], AbstractContextManager[tuple[sqlite3.Connection, StoreFacts]]]
 """A transaction of the store, with its facts."""
@@ -225,7 +224,7 @@ class _Builder:
             if is_current:
                 record.write(connection)
         with contextlib.closing(open_database(self._folder / FILE)) as connection:
-            remove_unused(self._folder, connection, current.generation)
+            remove_files(self._folder, connection, current.generation)
         return GraphIndex(record, self._index) if is_current else None
 
     def _write(self, path: Path) -> tuple[int, int]:

@@ -14,6 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.artifacts import sole_writer
+from lookalike.errors import StorageError
 from lookalike.files import open_regular
 from lookalike.types import Metric
 
@@ -24,6 +26,9 @@ SCHEMA = (
     "checksum INTEGER NOT NULL, rows INTEGER NOT NULL, library TEXT NOT NULL, "
     "scale REAL NOT NULL, left_out BLOB NOT NULL)",
 )
+
+LOCK = "graph.lock"
+"""Held while a graph is built."""
 
 _PATTERN = "index-*.usearch*"
 TEMPORARY = ".part"
@@ -115,13 +120,29 @@ def checksum(data: mmap.mmap | bytes) -> int:
 
 
 def remove_unused(folder: Path, connection: sqlite3.Connection, generation: int) -> None:
-    """Delete graph files that nothing records, and those of other generations; some may stay."""
+    """Delete graph files that nothing records, and those of other generations.
+
+    Those that are mapped stay on Windows; and all while another process builds a graph, which
+    calls this at its end.
+    """
+    with contextlib.suppress(StorageError):
+        unused = _unused(folder, connection, generation)
+        if unused:
+            with sole_writer(folder / LOCK, what="the graph"):
+                remove_files(folder, connection, generation)
+
+
+def remove_files(folder: Path, connection: sqlite3.Connection, generation: int) -> None:
+    """Do what :func:`remove_unused` does, for who holds the lock of graphs."""
+    for path in _unused(folder, connection, generation):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _unused(folder: Path, connection: sqlite3.Connection, generation: int) -> list[Path]:
     records = GraphRecord.read_all(connection).values()
     used = {record.file for record in records if record.generation == generation}
-    for path in folder.glob(_PATTERN):
-        if path.name not in used:
-            with contextlib.suppress(OSError):  # one that is mapped, on Windows
-                path.unlink()
+    return [path for path in folder.glob(_PATTERN) if path.name not in used]
 
 
 def find_damage(folder: Path, record: GraphRecord, *, deep: bool) -> str | None:

@@ -29,7 +29,7 @@ from lookalike.stores.embedded.database import (
     create_database,
 )
 from lookalike.stores.embedded.dead_slots import mark_dead
-from lookalike.stores.embedded.derived import update_derived
+from lookalike.stores.embedded.derived import rebuild_derived, update_derived
 from lookalike.stores.embedded.failures import writing_errors
 from lookalike.stores.embedded.graph import Graphs, GraphState
 from lookalike.stores.embedded.graph_records import remove_unused
@@ -40,6 +40,8 @@ from lookalike.stores.embedded.rows import (
     UPDATE,
     StoredRow,
     packed_rows,
+    packed_uris,
+    remove_unused_prefixes,
     stored_rows,
 )
 from lookalike.stores.embedded.snapshot import EmbeddedSnapshot
@@ -184,15 +186,17 @@ class EmbeddedStore(SnapshotStore):
                 dead = old_slots[(slots < 0) & (old_slots >= 0)]
                 connection.executemany(DELETE, ((slot,) for slot in dead.tolist()))
                 mark_dead(connection, dead)
-                kept = np.flatnonzero(slots >= 0).tolist()
-                connection.executemany(UPDATE, ((*values[at], int(slots[at])) for at in kept))
-            new = np.flatnonzero(slots < 0)
+            uris = packed_uris(connection, rows)
+            kept, new = np.flatnonzero(slots >= 0), np.flatnonzero(slots < 0)
             slots[new] = facts.slots + np.arange(len(new))
+            stored = [
+                (slot, uri, *fields)
+                for slot, uri, fields in zip(slots.tolist(), uris, values, strict=True)
+            ]
+            connection.executemany(UPDATE, (stored[place] for place in kept.tolist()))
             if len(new):
                 files.append(facts.slots, embeddings[new], connection)
-                inserted = values if len(new) == len(rows) else [values[at] for at in new.tolist()]
-                numbered = zip(inserted, slots[new].tolist(), strict=True)
-                connection.executemany(INSERT, ((*fields, slot) for fields, slot in numbered))
+                connection.executemany(INSERT, (stored[place] for place in new.tolist()))
             columns = (slots.tolist(), rows.ids, rows.uris, rows.metadata)
             added = [StoredRow(*fields) for fields in zip(*columns, strict=True)]
             facts = replace(
@@ -247,6 +251,9 @@ class EmbeddedStore(SnapshotStore):
         with self._writing() as (connection, facts):
             if facts.dead > (0 if purge else compaction.MAX_DEAD * facts.slots):
                 facts = compaction.compact(self._folder, connection, facts, on_progress)
+            elif purge:  # metadata of rows that were replaced
+                rebuild_derived(connection)
+                remove_unused_prefixes(connection)
         with self._writing() as (connection, facts):
             remove_other_files(self._folder, facts.generation)
             remove_unused(self._folder, connection, facts.generation)
@@ -290,6 +297,8 @@ class EmbeddedStore(SnapshotStore):
         graph = build_graph(self._folder, metric, self._writing, on_progress)
         if graph is not None:
             self._graphs.use(graph)
+            with self._lock:
+                self._reader = None  # it may not know of the graph
         return graph is not None
 
     def drop_graph(self, metric: Metric) -> bool:
@@ -298,10 +307,13 @@ class EmbeddedStore(SnapshotStore):
         Raises:
             StorageError: it could not be deleted.
         """
-        with self._writing() as (connection, facts):
+        with self._writing() as (connection, _):
             name = (metric.value,)
             count = connection.execute("DELETE FROM graphs WHERE metric = ?", name).rowcount
+        with self._writing() as (connection, facts):
             remove_unused(self._folder, connection, facts.generation)
+        with self._lock:
+            self._reader = None
         return bool(count)
 
     def graph_state(self, metric: Metric) -> GraphState | None:
