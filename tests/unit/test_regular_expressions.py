@@ -112,7 +112,7 @@ def try_all() -> None:
 def test_expressions_are_found() -> None:
     places = [expression.place for expression in expressions()]
     files = {place.partition(":")[0] for place in places}
-    assert {"filters/text.py", "filters/conditions.py", "search/keywords.py", "errors.py"} <= files
+    assert {"filters/text.py", "filters/conditions.py", "stores/words.py", "errors.py"} <= files
     assert len(places) >= 20
 
 

@@ -16,10 +16,10 @@ from lookalike.errors import CancelledError, InputError, SettingError, UnknownNa
 from lookalike.filters import Columns, as_filter
 from lookalike.search import rerank
 from lookalike.search.hits import ImageReader
-from lookalike.search.keywords import KeywordIndex
 from lookalike.search.query import QueryVectors
 from lookalike.search.request import RERANKINGS, Query, SearchRequest, parse_rerankings
 from lookalike.search.search import search_rows
+from lookalike.stores import full_text
 from lookalike.stores.base import RowReader, Rows, VectorStore
 from lookalike.stores.embedded.store import EmbeddedStore
 from lookalike.stores.exact import ExactIndex
@@ -382,22 +382,23 @@ def test_geometrically_verified_hits_are_first(tmp_path: Path, require: Require)
 def test_the_queries_of_a_batch_share_filter_and_keywords(
     store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searches: list[object] = []
-    matches = KeywordIndex._matches
+    searches: list[str] = []
+    matching = full_text._slots_matching
 
-    def counted(index: KeywordIndex, terms: Any) -> tuple[np.ndarray, np.ndarray]:
-        searches.append(terms)
-        return matches(index, terms)
+    def counted(connection: Any, table: str, query: str) -> np.ndarray:
+        searches.append(table)
+        return matching(connection, table, query)
 
-    monkeypatch.setattr(KeywordIndex, "_matches", counted)
+    monkeypatch.setattr(full_text, "_slots_matching", counted)
     view = store.snapshot()
     where = CountedFilter("even = true")
     options = request_of(k=5, metric=Metric.L2, where=where, keywords="1 2 3")
     for seed in range(6):
         assert run(options, view, query(seed), no_images)
-    assert where.count == len(searches) == 1
+    assert where.count == 1
+    assert searches == ["metadata_text", "name_text"]
     other = request_of(k=5, metric=Metric.L2, where=CountedFilter("even = false"), keywords="4")
     hits = run(other, view, query(), no_images)
     assert not any(hit.metadata["even"] for hit in hits)
     assert all(hit.metadata["even"] for hit in run(options, view, query(), no_images))
-    assert len(searches) == 3
+    assert len(searches) == 6

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -22,10 +21,11 @@ from lookalike.formatting import shorten
 from lookalike.images import local_features
 from lookalike.search import rerank
 from lookalike.search.hits import Hits, ImageReader, RankedBy
-from lookalike.search.keywords import fuse_rankings, keyword_index, names_of_rows, with_text
+from lookalike.search.keywords import fuse_rankings, with_text
 from lookalike.search.query import QueryVectors
 from lookalike.search.request import SearchRequest
-from lookalike.stores.base import MAX_K, RowReader
+from lookalike.stores.base import MAX_K, RowReader, TextSearch
+from lookalike.stores.full_text import text_search
 from lookalike.types import Embeddings, Hit, ImageArray, Metric
 from lookalike.vectors import unit_rows
 
@@ -217,40 +217,45 @@ class _Search:
 
         Without an image, a row's distance is 1 - BM25 / (BM25 of the best row).
         """
-        rows, scores = self._keyword_rows(keywords)
+        rows = self._keyword_rows(keywords)
         if not len(rows):
             return hits
         if not len(self.query.embeddings):
-            return self._keyword_hits(rows, scores)
+            return self._keyword_hits(keywords, rows)
         by_keywords = RowFilter(rows, self.store.columns())
         by_id = {hit.id: hit for hit in hits}
         for hit in self._nearest(self.query.embeddings, by_keywords):
             by_id.setdefault(hit.id, hit)
-        score_of = dict(zip(rows.tolist(), scores.tolist(), strict=True))
-        numbers = self.store.row_numbers([*by_id]).tolist()
-        pairs = zip(by_id, numbers, strict=True)
-        matching = [(-score_of[number], row_id) for row_id, number in pairs if number in score_of]
-        ranked = [(row_id, -negative) for negative, row_id in sorted(matching)]
-        return [by_id[row_id] for row_id in fuse_rankings(list(by_id), ranked)]
+        numbers = self.store.row_numbers([*by_id])
+        numbers[~np.isin(numbers, rows)] = -1
+        scores = self._text_search.scores(keywords, numbers[numbers >= 0])
+        matching = [row_id for row_id, number in zip(by_id, numbers, strict=True) if number >= 0]
+        ranked = sorted(zip((-scores).tolist(), matching, strict=True))
+        by_text = [(row_id, -negative) for negative, row_id in ranked]
+        return [by_id[row_id] for row_id in fuse_rankings(list(by_id), by_text)]
 
-    def _keyword_rows(self, keywords: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the rows with the keywords that pass the filter, best first, and their BM25.
+    @property
+    def _text_search(self) -> TextSearch:
+        return text_search(self.store)
+
+    def _keyword_rows(self, keywords: str) -> NDArray[np.int64]:
+        """Return the rows with the keywords that pass the filter, ascending.
 
         The rows that the query is made of are left out.
         """
-        columns = self.store.columns()
-        index = keyword_index(columns)
-        rows, scores = index.search(keywords, partial(names_of_rows, self.store))
-        self.unmatched = index.unmatched(keywords)
-        passing = np.ones(len(rows), np.bool_)
+        rows = self._text_search.matching(keywords)
+        self.unmatched = self._text_search.unmatched(keywords)
         if self.where is not None and len(rows):
-            passing = self.where.mask(columns)[rows]
-        passing &= ~np.isin(rows, self.store.row_numbers([*self.query.row_ids]))
-        return rows[passing], scores[passing]
+            rows = rows[self.where.mask(self.store.columns())[rows]]
+        return np.setdiff1d(rows, self.store.row_numbers([*self.query.row_ids]), assume_unique=True)
 
-    def _keyword_hits(self, rows: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Hit]:
+    def _keyword_hits(self, keywords: str, rows: NDArray[np.int64]) -> list[Hit]:
+        """Return the rows with the highest scores, equal ones by number."""
+        scores = self._text_search.scores(keywords, rows)
+        best = np.argsort(-scores, kind="stable")[: self.request.k]
+        scores = scores[best]
         distances = np.maximum(0, 1 - scores / max(float(scores[0]), 1e-12)).tolist()
-        by_id = dict(zip(self.store.ids_at(rows[: self.request.k]), distances, strict=False))
+        by_id = dict(zip(self.store.ids_at(rows[best]), distances, strict=True))
         existing = self._read_existing([*by_id], self.store.get)
         records = (record for rows in existing for record in rows.records())
         return [

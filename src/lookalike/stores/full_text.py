@@ -1,0 +1,592 @@
+"""Full text of names and metadata of rows: tables of SQLite's FTS5, on disk or in memory.
+
+There are two tables, so that a row whose name does not match has the score that it has by its
+metadata alone; the scores of both are added. The tables have no copy of the texts
+(``content=''``): a text is removed by telling FTS5 what it was. A row is known by its slot.
+
+The embedded store keeps the tables in its database, in the transactions of its rows (``SCHEMA``,
+:func:`update`, :func:`rebuild`). For other stores they are built in memory from all rows, on the
+first search (:func:`text_search`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, zip_longest
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.cancellation import check_cancelled, holding, is_cancelled
+from lookalike.metadata import parse_metadata
+from lookalike.stores.base import Record, RowReader, TextSearch
+from lookalike.stores.embedded.rows import URI, StoredRow, all_rows
+
+if TYPE_CHECKING:
+    from lookalike.filters import Columns
+    from lookalike.stores.words import RowTexts, Term
+
+_TOKENIZER = "unicode61 remove_diacritics 2"
+
+_MERGE = 8
+"""Parts of a table on one level that are merged. Fewer make writing slower, more make searching
+slower: 500,000 rows in batches of 4,096 took 7.2, 4.9 and 4.2 µs each with 4, 8 and 64."""
+
+SCHEMA = (
+    f"CREATE VIRTUAL TABLE metadata_text USING fts5(text, content='', tokenize='{_TOKENIZER}')",
+    f"CREATE VIRTUAL TABLE name_text USING fts5(name, source, content='', tokenize='{_TOKENIZER}')",
+    "CREATE VIRTUAL TABLE metadata_words USING fts5vocab(metadata_text, row)",
+    "CREATE VIRTUAL TABLE name_words USING fts5vocab(name_text, col)",
+    "CREATE VIRTUAL TABLE metadata_places USING fts5vocab(metadata_text, instance)",
+    "CREATE VIRTUAL TABLE name_places USING fts5vocab(name_text, instance)",
+    f"INSERT INTO metadata_text (metadata_text, rank) VALUES ('automerge', {_MERGE})",
+    f"INSERT INTO name_text (name_text, rank) VALUES ('automerge', {_MERGE})",
+)
+"""The tables, and views of their words, which are no data but must exist where nothing can be
+written: a connection that may not write cannot create them in its temporary schema either."""
+
+_VIEWS = ("metadata_words", "name_words", "metadata_places", "name_places")
+
+_TABLES = ("metadata_text", "name_text")
+
+_WRITE = {
+    "metadata_text": "INSERT INTO metadata_text (metadata_text, rowid, text) VALUES (?, ?, ?)",
+    "name_text": "INSERT INTO name_text (name_text, rowid, name, source) VALUES (?, ?, ?, ?)",
+}
+"""Adds a text, or removes it if the first value is ``delete``."""
+
+_STEP = 1_000
+"""Rows that are indexed or read between checks whether the work was cancelled."""
+
+_INSTRUCTIONS = 10_000
+"""Instructions of SQLite between such checks: about a millisecond."""
+
+_FEW = 20_000
+"""Rows whose scores are computed apart from those of all matching rows, at most."""
+
+_SUGGESTED = 5
+"""Words without a match for which a similar one is looked for, at most."""
+
+_SIMILAR = 20_000
+"""Words of the index that a word without a match is compared with, at most."""
+
+_SAMPLED = 100
+"""Rows whose texts are looked for by a check that is not deep."""
+
+
+def update(
+    connection: sqlite3.Connection, removed: Sequence[StoredRow], added: Sequence[StoredRow]
+) -> None:
+    """Remove the texts of rows, then add those of others, in the connection's transaction.
+
+    A row that is in both with the same slot has changed; texts that stay the same are not written.
+
+    Raises:
+        sqlite3.Error: they cannot be written, or the tables are damaged.
+        CancelledError: the work was cancelled.
+    """
+    _write(connection, _texts(removed), _texts(added))
+
+
+def rebuild(connection: sqlite3.Connection) -> None:
+    """Empty the tables, and fill them from all ``rows``; of removed rows nothing is left.
+
+    Raises:
+        sqlite3.Error: they cannot be written.
+        CancelledError: the work was cancelled.
+    """
+    try:
+        for table in _TABLES:
+            connection.execute(f"INSERT INTO {table} ({table}) VALUES ('delete-all')")
+    except sqlite3.DatabaseError:  # they are damaged
+        _recreate(connection)
+    _write_all(connection, all_rows(connection))
+    optimize(connection)
+
+
+def _recreate(connection: sqlite3.Connection) -> None:
+    """Drop the tables and create them, whatever is damaged in them.
+
+    FTS5 drops only what it can open, so what it reads then is made valid first.
+    """
+    for table in _TABLES:
+        connection.execute(f"INSERT OR REPLACE INTO {table}_data VALUES (10, x'{'00' * 7}')")
+        connection.execute(f"INSERT OR REPLACE INTO {table}_config VALUES ('version', 4)")
+    for table in (*_VIEWS, *_TABLES):
+        connection.execute(f"DROP TABLE {table}")
+    for statement in SCHEMA:
+        connection.execute(statement)
+
+
+def optimize(connection: sqlite3.Connection) -> None:
+    """Merge the parts of the tables, which makes them smaller and faster.
+
+    Raises:
+        sqlite3.Error: they cannot be written, or the tables are damaged.
+    """
+    for table in _TABLES:
+        connection.execute(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
+
+
+def verify(connection: sqlite3.Connection, *, deep: bool = False) -> list[str]:
+    """Compare the tables with the rows; return what is wrong, nothing if they agree.
+
+    Nothing is written, so this works where nothing can be.
+
+    Args:
+        connection: of a database with ``rows`` and the tables.
+        deep: compare every word of every row, with tables that are built anew in memory; by
+            default, the number of texts, and the words of 100 rows.
+
+    Raises:
+        CancelledError: the work was cancelled.
+    """
+    try:
+        problems = _differences(connection) if deep else _samples_missing(connection)
+        return [f"full text: {problem}" for problem in problems]
+    except sqlite3.DatabaseError as error:
+        check_cancelled()  # which may be why SQLite was interrupted
+        return [f"full text: {error}"]
+
+
+def _texts(rows: Iterable[StoredRow]) -> dict[int, RowTexts]:
+    from lookalike.stores.words import row_texts
+
+    return {row.slot: row_texts(*row) for row in rows}
+
+
+def _write_all(connection: sqlite3.Connection, rows: Iterator[StoredRow]) -> None:
+    """Add the texts of all rows to empty tables."""
+    while part := _texts(islice(rows, _STEP)):
+        _write(connection, {}, part)
+
+
+def _write(
+    connection: sqlite3.Connection, old: dict[int, RowTexts], new: dict[int, RowTexts]
+) -> None:
+    """Replace texts by slot. FTS5 wants them in this order."""
+    metadata: list[tuple[str | None, int, str]] = []
+    names: list[tuple[str | None, int, str, str]] = []
+    for slot in sorted({**old, **new}):
+        before, after = old.get(slot), new.get(slot)
+        if before is not None:
+            is_same = after is not None and before.metadata == after.metadata
+            if before.metadata and not is_same:
+                metadata.append(("delete", slot, before.metadata))
+            if after is None or before[2:] != after[2:]:
+                names.append(("delete", slot, before.name, before.source))
+        if after is not None:
+            is_same = before is not None and before.metadata == after.metadata
+            if after.metadata and not is_same:
+                metadata.append((None, slot, after.metadata))
+            if before is None or before[2:] != after[2:]:
+                names.append((None, slot, after.name, after.source))
+    for start in range(0, max(len(metadata), len(names)), _STEP):
+        check_cancelled()
+        stop = start + _STEP
+        connection.executemany(_WRITE["metadata_text"], metadata[start:stop])
+        connection.executemany(_WRITE["name_text"], names[start:stop])
+
+
+Run = Callable[[Callable[[sqlite3.Connection], Any]], Any]
+"""Returns what some work reads from a connection; it can be cancelled."""
+
+Numbers = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+"""Returns the numbers of rows by slot, or their slots by number."""
+
+
+class Addressing(NamedTuple):
+    """How a reader's rows are numbered.
+
+    Args:
+        numbers: returns the numbers of rows by their slots, which ascend with them.
+        slots: returns their slots by number.
+        ends: returns the first and last id, or None of no rows.
+    """
+
+    numbers: Numbers
+    slots: Numbers
+    ends: Callable[[sqlite3.Connection], tuple[str, str] | None]
+
+
+@dataclass(slots=True)
+class LatestMatches:
+    """The rows that matched the last keywords: the queries of a batch have the same.
+
+    Args:
+        keywords: which they were; None before the first search.
+        slots: of all rows that match, ascending.
+        scores: of all of them; None until they are needed.
+        is_used: whether scores of some were read.
+        unmatched: keywords without a match; None until they are needed.
+    """
+
+    keywords: str | None = None
+    slots: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    scores: NDArray[np.float64] | None = None
+    is_used: bool = False
+    unmatched: dict[str, str | None] | None = None
+
+
+class FullText:
+    """Searches the tables of one snapshot; documented in ``TextSearch``.
+
+    Args:
+        run: reads from the tables.
+        addressing: how rows are numbered.
+        latest: of this snapshot.
+    """
+
+    def __init__(self, run: Run, addressing: Addressing, latest: LatestMatches) -> None:
+        self._run = run
+        self._addressing = addressing
+        self._latest = latest
+
+    def matching(self, keywords: str) -> NDArray[np.int64]:
+        """Return the rows with any of the keywords, ascending."""
+        from lookalike.stores.words import parse_keywords
+
+        terms = parse_keywords(keywords)
+        latest = self._run(lambda connection: self._matches(connection, keywords, terms))
+        return self._addressing.numbers(latest.slots)
+
+    def scores(self, keywords: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the BM25 scores of rows."""
+        from lookalike.stores.words import parse_keywords
+
+        terms = parse_keywords(keywords)
+        slots = self._addressing.slots(rows)
+
+        def read(connection: sqlite3.Connection) -> NDArray[np.float64]:
+            latest = self._matches(connection, keywords, terms)
+            is_first, latest.is_used = not latest.is_used, True
+            if latest.scores is None and is_first and 2 * len(slots) < min(len(latest.slots), _FEW):
+                return self._scores(connection, terms, slots, only=True)
+            if latest.scores is None:
+                latest.scores = self._scores(connection, terms, latest.slots)
+            return _scores_of(latest.slots, latest.scores, slots)
+
+        scores: NDArray[np.float64] = self._run(read)
+        return scores
+
+    def unmatched(self, keywords: str) -> dict[str, str | None]:
+        """Return the keywords that match no row, each with the most similar word there is."""
+        from lookalike.stores.words import parse_keywords
+
+        terms = parse_keywords(keywords)
+
+        def read(connection: sqlite3.Connection) -> dict[str, str | None]:
+            latest = self._matches(connection, keywords, terms)
+            if latest.unmatched is None:
+                is_several = self._has_several_sources(connection)
+                words = [
+                    term.text for term in terms if not _has_match(connection, term, is_several)
+                ]
+                similar = [
+                    _similar_word(connection, word, is_several) for word in words[:_SUGGESTED]
+                ]
+                latest.unmatched = dict(zip_longest(words, similar))
+            return latest.unmatched
+
+        unmatched: dict[str, str | None] = self._run(read)
+        return unmatched
+
+    def _matches(
+        self, connection: sqlite3.Connection, keywords: str, terms: Sequence[Term]
+    ) -> LatestMatches:
+        """Return the rows that match, read once for all queries of a batch."""
+        latest = self._latest
+        if latest.keywords != keywords:
+            slots = np.empty(0, np.int64)
+            for table, query in self._queries(connection, terms):
+                slots = np.union1d(slots, _slots_matching(connection, table, query))
+            latest.keywords, latest.slots = keywords, slots
+            latest.scores, latest.is_used, latest.unmatched = None, False, None
+        return latest
+
+    def _scores(
+        self,
+        connection: sqlite3.Connection,
+        terms: Sequence[Term],
+        slots: NDArray[np.int64],
+        *,
+        only: bool = False,
+    ) -> NDArray[np.float64]:
+        """Return the scores of rows; ``only`` these are read, or all that match."""
+        scores = np.zeros(len(slots))
+        numbers = f" AND +rowid IN ({','.join(map(str, slots.tolist()))})" if only else ""
+        for table, query in self._queries(connection, terms):
+            rows, values = array("q"), array("d")
+            matches = connection.execute(
+                f"SELECT rowid, -bm25({table}) FROM {table} WHERE {table} MATCH ?{numbers}",
+                (query,),
+            )
+            while part := matches.fetchmany(_STEP):
+                check_cancelled()
+                part_rows, part_scores = zip(*part, strict=True)
+                if None in part_scores:  # as of lengths that make no sense
+                    raise sqlite3.DatabaseError("its full text is damaged")
+                rows.extend(part_rows)
+                values.extend(part_scores)
+            scores += _scores_of(np.array(rows, np.int64), np.array(values), slots)
+        return scores
+
+    def _queries(
+        self, connection: sqlite3.Connection, terms: Sequence[Term]
+    ) -> list[tuple[str, str]]:
+        """Return the tables and what to search for in each."""
+        return _queries(terms, self._has_several_sources(connection))
+
+    def _has_several_sources(self, connection: sqlite3.Connection) -> bool:
+        ends = self._addressing.ends(connection)
+        return ends is not None and len({row_id.partition(":")[0] for row_id in ends}) > 1
+
+
+def _queries(terms: Sequence[Term], is_several: bool) -> list[tuple[str, str]]:
+    """Return the tables and what to search for in each.
+
+    The name of the only source says nothing about a row, so it matches only in front of a key.
+    """
+    metadata = " OR ".join(term.for_metadata for term in terms)
+    names = " OR ".join(term.for_names for term in terms)
+    if not is_several:
+        names = f"{{name}} : ({names})"
+    ids = [term.for_id for term in terms]
+    return [
+        ("metadata_text", metadata),
+        ("name_text", " OR ".join([names, *filter(None, ids)])),
+    ]
+
+
+def _slots_matching(connection: sqlite3.Connection, table: str, query: str) -> NDArray[np.int64]:
+    """Return the slots of the rows that match, ascending."""
+    (slots,) = connection.execute(  # as one text: a third of the time of so many values
+        f"SELECT group_concat(rowid) FROM {table} WHERE {table} MATCH ?", (query,)
+    ).fetchone()
+    return np.fromstring(slots or "", np.int64, sep=",")
+
+
+def _scores_of(
+    rows: NDArray[np.int64], scores: NDArray[np.float64], wanted: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the scores of wanted rows, 0 of those that are not among the ascending ``rows``."""
+    if not len(rows):
+        return np.zeros(len(wanted))
+    places = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
+    return np.where(rows[places] == wanted, scores[places], 0.0)
+
+
+def _has_match(connection: sqlite3.Connection, term: Term, is_several: bool) -> bool:
+    return any(
+        connection.execute(
+            f"SELECT 1 FROM {table} WHERE {table} MATCH ? LIMIT 1", (query,)
+        ).fetchone()
+        for table, query in _queries([term], is_several)
+    )
+
+
+def _similar_word(connection: sqlite3.Connection, word: str, is_several: bool) -> str | None:
+    """Return the word of the tables that is most similar to one that they lack; None without.
+
+    It begins with the first or second letter, so that only a part of the words is read.
+    """
+    from difflib import get_close_matches
+
+    from lookalike.stores.words import plain_word
+
+    word = plain_word(word)
+    if not word.isalpha() or len(word) < 3:
+        return None
+    words: list[str] = []
+    for table, where in (
+        ("metadata_words", ""),
+        ("name_words", "" if is_several else "AND col = 'name' "),
+    ):
+        candidates: list[tuple[int, str]] = []
+        for letter in sorted({*word[:2]}):
+            candidates += connection.execute(
+                f"SELECT cnt, term FROM {table} WHERE term >= ? AND term < ? {where}"
+                "AND length(term) BETWEEN ? AND ? ORDER BY cnt DESC LIMIT ?",
+                (letter, chr(ord(letter) + 1), len(word) - 2, len(word) + 2, _SIMILAR),
+            )
+        candidates.sort(key=lambda pair: -pair[0])
+        words += (term for _, term in candidates[:_SIMILAR])
+    check_cancelled()
+    matches = get_close_matches(word, words, n=1, cutoff=0.7)
+    return matches[0] if matches else None
+
+
+class _MemoryTables:
+    """The tables in memory, of rows that are read from a store.
+
+    If building them is cancelled, the next search goes on where it ended.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(":memory:", check_same_thread=False)
+        _create(self._connection)
+        self._first: str | None = None
+        self._last = ""
+        self._is_built = False
+        self.latest = LatestMatches()
+
+    def run(self, store: RowReader, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        """Return what some work reads from the tables, which are built first."""
+        with holding(self._lock):
+            self._build(store)
+            self._connection.set_progress_handler(is_cancelled, _INSTRUCTIONS)
+            try:
+                return work(self._connection)
+            except sqlite3.OperationalError:
+                check_cancelled()  # which is why SQLite was interrupted
+                raise
+            finally:
+                self._connection.set_progress_handler(None, 0)
+
+    def ends(self, _: sqlite3.Connection) -> tuple[str, str] | None:
+        """Return the first and last id."""
+        return None if self._first is None else (self._first, self._last)
+
+    def _build(self, store: RowReader) -> None:
+        """Index the rows that are not indexed yet; they come sorted by id."""
+        if self._is_built:
+            return
+        part: list[Record] = []
+        for record in store.records():
+            if self._first is not None and record.id <= self._last:
+                continue
+            part.append(record)
+            if len(part) == _STEP:
+                self._add(store, part)
+                part = []
+        self._add(store, part)
+        self._is_built = True
+
+    def _add(self, store: RowReader, records: Sequence[Record]) -> None:
+        from lookalike.stores.words import row_texts
+
+        check_cancelled()
+        if not records:
+            return
+        numbers = store.row_numbers([record.id for record in records]).tolist()
+        texts = {
+            number: row_texts(number, record.id, record.uri, record.metadata)
+            for number, record in zip(numbers, records, strict=True)
+            if number >= 0  # it was deleted meanwhile, on a server
+        }
+        with self._connection:
+            _write(self._connection, {}, texts)
+        if self._first is None:
+            self._first = records[0].id
+        self._last = records[-1].id
+
+
+_tables: WeakKeyDictionary[Columns, _MemoryTables] = WeakKeyDictionary()
+"""By the columns of a snapshot, which stay the same for as long as its rows."""
+
+_adding = threading.Lock()
+
+
+def text_search(store: RowReader) -> TextSearch:
+    """Return the full-text search in a snapshot: its own, or one in memory, of which there is one.
+
+    That is built from all rows on the first search.
+    """
+    own: Callable[[], TextSearch] | None = getattr(store, "full_text", None)
+    if own is not None:
+        return own()
+    columns = store.columns()
+    with _adding:
+        tables = _tables.get(columns)
+        if tables is None:
+            tables = _tables[columns] = _MemoryTables()
+    addressing = Addressing(lambda slots: slots, lambda numbers: numbers, tables.ends)
+    return FullText(partial(tables.run, store), addressing, tables.latest)
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    for statement in SCHEMA:
+        connection.execute(statement)
+
+
+def _samples_missing(connection: sqlite3.Connection) -> Iterable[str]:
+    """Yield what a quick check finds."""
+    from random import Random
+
+    from lookalike.stores.words import row_texts
+
+    (rows,) = connection.execute("SELECT count(*) FROM rows").fetchone()
+    for table in _TABLES:
+        (count,) = connection.execute(f"SELECT count(*) FROM {table}_docsize").fetchone()
+        if count > rows or (table == "name_text" and count < rows):
+            yield f"{table} has {count:,} rows, of {rows:,}"
+    for view in _VIEWS[:2]:
+        connection.execute(f"SELECT total(cnt) FROM {view}").fetchone()  # which reads all of it
+    (highest,) = connection.execute("SELECT max(slot) FROM rows").fetchone()
+    slots = range(0 if highest is None else highest + 1)
+    for slot in sorted(Random(0).sample(slots, min(_SAMPLED, len(slots)))):
+        row = connection.execute(
+            f"SELECT slot, id, {URI}, metadata FROM rows WHERE slot >= ? ORDER BY slot LIMIT 1",
+            (slot,),
+        ).fetchone()
+        texts = row_texts(row[0], row[1], row[2], parse_metadata(row[3]))
+        phrases = {"metadata_text": texts.metadata, "name_text": texts.name}
+        for table, text in phrases.items():
+            if not _has_words(connection, table, texts.slot, text):
+                yield f"{table} lacks words of {texts.slot:,}, the row {row[1]!r}"
+                return
+
+
+def _has_words(connection: sqlite3.Connection, table: str, slot: int, text: str) -> bool:
+    """Return whether a text of ours is found by its first words."""
+    words = " ".join(text[:200].replace('"', " ").split(" ")[: -1 if len(text) > 200 else None])
+    if not any(map(str.isalnum, words)):
+        return True
+    return (
+        connection.execute(
+            f"SELECT 1 FROM {table} WHERE {table} MATCH ? AND rowid = ?", (f'"{words}"', slot)
+        ).fetchone()
+        is not None
+    )
+
+
+def _differences(connection: sqlite3.Connection) -> Iterable[str]:
+    """Yield in which tables the words or lengths of rows differ from those of tables built anew."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        _create(fresh)
+        fresh.execute("BEGIN")
+        _write_all(fresh, all_rows(connection))
+        fresh.execute("COMMIT")
+        for table in _TABLES:
+            for what, query in (
+                ("the lengths of its texts", f"SELECT id, sz FROM {table}_docsize ORDER BY id"),
+                ("its totals", f"SELECT block FROM {table}_data WHERE id = 1"),
+                ("its words", _WORDS.format(table.replace("_text", "_places"))),
+            ):
+                if not _is_equal(connection.execute(query), fresh.execute(query)):
+                    yield f"{table}: {what} differ from the rows"
+
+
+_WORDS = (
+    "SELECT term, count(*), sum(doc), sum((doc * 2654435761 + offset * 40503 + (col = 'source')) "
+    "% 4294967291) FROM {} GROUP BY term"
+)
+"""The words of a table, and a checksum of where each occurs."""
+
+
+def _is_equal(rows: Iterable[Any], others: Iterable[Any]) -> bool:
+    for number, (one, other) in enumerate(zip_longest(rows, others)):
+        if one != other:
+            return False
+        if number % _STEP == 0:
+            check_cancelled()
+    return True
