@@ -57,7 +57,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/first_search.py
 	$(BIN)/python benchmarks/python_api.py search import
-	$(BIN)/python benchmarks/large.py
+	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/index.py
 
 # Every parser of strangers' bytes, each for FUZZ_SECONDS. `.venv/bin/python -m tests.fuzz --list`

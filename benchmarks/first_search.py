@@ -34,7 +34,8 @@ def lap(name):
 folder, query = sys.argv[1:]
 import lookalike.cli.search
 from lookalike.gallery import gallery, on_demand, searching
-import lookalike.stores.lance.store
+import lookalike.stores.embedded.store
+import lookalike.stores.exact
 lap("imports")
 on_demand.open_source(folder, progress=False)
 lap("list the folder")
@@ -43,7 +44,7 @@ lap("list it, and compare sizes and times with the rows")
 opened.encoder
 lap("load the encoder")
 opened.search(query)
-lap("load the embeddings, encode the query, search")
+lap("encode the query, search")
 """
 
 

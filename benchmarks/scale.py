@@ -1,18 +1,20 @@
-"""Beyond one machine: Milvus against Lance, Ray against threads, and the cost per image.
+"""Beyond one machine: Milvus against a folder, Ray against threads, and the cost per image.
 
     python benchmarks/scale.py store [WORK] [ROWS]     default: 500,000 rows of 256 dimensions
     python benchmarks/scale.py ray [WORK] [IMAGES]     default: 2,000 JPEGs of 640x427
     python benchmarks/scale.py cost [WORK]             CPU time of decoding and encoding
 
-`store` starts the standalone server of the package milvus, as root. For Lance (exact and
-approximate) and Milvus it prints: seconds to write and to index, bytes on disk, memory, recall@10,
-and the latency of single queries, of queries with a filter that matches one row in ten, and of a
-batch. With an existing WORK it measures searches only. Vectors are those of `large.py`.
+`store` starts the standalone server of the package milvus, as root. For a store in a folder (exact,
+and by its graph index if usearch is installed) and Milvus it prints: seconds to write and to index,
+bytes on disk, memory, recall@10, and the latency of single queries, of queries with a filter that
+matches one row in ten, and of a batch. With an existing WORK it measures searches only. Vectors are
+those of `clusters.py`.
 `ray` starts Ray on this machine with one actor per core.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import resource
 import subprocess
@@ -26,8 +28,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clusters import DIM, K, clusters
 from index import jpegs
-from large import DIM, K, clusters
 from lookalike.config import settings
 from lookalike.encoders.registry import open_encoder
 from lookalike.filters import parse
@@ -38,8 +40,7 @@ from lookalike.images.decode import decode
 from lookalike.sources import Source, open_source
 from lookalike.sources.sampling import sample_images
 from lookalike.stores.base import Rows, VectorStore
-from lookalike.stores.lance import index
-from lookalike.stores.lance.store import LanceStore
+from lookalike.stores.embedded.store import EmbeddedStore
 from lookalike.stores.milvus.address import Address
 from lookalike.stores.milvus.store import MilvusStore
 from lookalike.types import Metric, Progress
@@ -122,23 +123,26 @@ def stores(work: Path, count: int) -> None:
     rows, queries = clusters(count, 1), clusters(BATCH_QUERIES, 2)
     exists = (work / "milvus").exists()
     if not exists:
-        LanceStore.create(work / "table", DIM)
-    lance = LanceStore.open(work / "table")
+        EmbeddedStore.create(work / "store", DIM)
+    folder = EmbeddedStore.open(work / "store")
     if not exists:
-        seconds = write(lance, rows)
+        seconds = write(folder, rows)
         print(
-            f"  Lance: written in {seconds:.0f} s ({1e6 * seconds / count:.0f} us per row), ",
+            f"  folder: written in {seconds:.0f} s ({1e6 * seconds / count:.0f} us per row), ",
             end="",
         )
-        print(f"{size(work / 'table') / count:,.0f} bytes per row on disk")
-    measure("Lance, exact", lance, rows, queries)
-    index.EXACT_VALUES = 0
-    start, cpu = time.perf_counter(), time.process_time()
-    lance.optimize(Metric.COSINE)
-    if not exists:
-        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-        print(f"  Lance: IVF_PQ built in {seconds:.0f} s, {cpu:.0f} s of CPU")
-    measure("Lance, IVF_PQ", lance, rows, queries)
+        print(f"{size(work / 'store') / count:,.0f} bytes per row on disk")
+    measure("folder, exact", folder, rows, queries)
+    if importlib.util.find_spec("usearch") is None:
+        print("  folder, graph: skipped, usearch is not installed")
+    else:
+        start, cpu = time.perf_counter(), time.process_time()
+        folder.build_graph(Metric.COSINE)
+        if not exists:
+            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+            print(f"  folder: graph built in {seconds:.0f} s, {cpu:.0f} s of CPU; ", end="")
+            print(f"{size(work / 'store') / count:,.0f} bytes per row on disk")
+        measure("folder, graph", folder, rows, queries)
     with milvus(work / "milvus") as (host, process):
         before = memory(process)
         address = Address.parse(f"milvus://{host}/scale")

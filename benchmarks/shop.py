@@ -3,7 +3,7 @@
     python benchmarks/shop.py rows [ROWS]              search latency [default: 500,000 rows]
     python benchmarks/shop.py images ENCODER [IMAGES]  indexing speed [default: 50,000 images]
 
-`rows` fills a Lance table with clustered vectors and measures search with every re-ranking except
+`rows` fills a store on disk with clustered vectors and measures search with every re-ranking except
 geometric verification, whose cost does not depend on the number of rows. `images` cuts JPEGs of
 320x320 from photographs of scikit-image and scikit-learn, writes them as tar shards in the layout
 of img2dataset, and indexes them with an encoder folder, e.g. one of lookalike adapt.
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from large import DIM, clusters
+from clusters import DIM, blocks, clusters
 from lookalike.datasets.stamps import background_photos
 from lookalike.encoders.persistence import load_encoder
 from lookalike.gallery.gallery import Gallery
@@ -31,13 +31,12 @@ from lookalike.search.request import RERANKINGS, Query, SearchRequest
 from lookalike.search.rerank import DEPTH
 from lookalike.search.search import search_rows
 from lookalike.stores.base import Rows
-from lookalike.stores.lance.store import LanceStore
+from lookalike.stores.embedded.store import EmbeddedStore
 from lookalike.types import Metric, Progress
 
 ROWS, IMAGES, QUERIES = 500_000, 50_000, 60
 CROPS = 14
 MULTI_CROP = f"multi-crop ({CROPS})"
-_PART = 50_000
 _SHARD = 10_000
 _SIDE = 320
 
@@ -46,14 +45,12 @@ def measure_search(count: int) -> None:
     """Print latencies of plain and re-ranked search over ``count`` rows on disk."""
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         path = Path(folder, "store")
-        LanceStore.create(path, DIM)
-        store = LanceStore.open(path)
-        start = time.perf_counter()
-        for first in range(0, count, _PART):
-            size = min(_PART, count - first)
-            ids = [f"shop:{first + i:08}" for i in range(size)]
-            blank = [""] * size
-            store.upsert(Rows(ids, ids, clusters(size, first + 1), [{}] * size, blank))
+        store = EmbeddedStore.create(path, DIM)
+        start, first = time.perf_counter(), 0
+        for block in blocks(count, 1):
+            ids = [f"shop:{number:08}" for number in range(first, first + len(block))]
+            store.upsert(Rows(ids, ids, block, [{}] * len(block), [""] * len(block)))
+            first += len(block)
         size_mb = sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 1e6
         print(
             f"{count:,} rows of {DIM} written in {time.perf_counter() - start:.0f} s, "

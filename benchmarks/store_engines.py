@@ -164,7 +164,7 @@ class Lookalike(Engine):
         return {"ms": times}
 
     def graph(self) -> dict[str, float] | None:
-        """Build the index of the gallery; None if this version has none, or has it already."""
+        """Build the index of the gallery; None if this version has none."""
         from lookalike.types import Metric
 
         build = getattr(self.gallery._store, "build_graph", None)
