@@ -97,17 +97,12 @@ def store(make: Make) -> VectorStore:
         ("title:red*", set()),
         ("true", set()),
         (" ".join([*(f"word{number}" for number in range(49)), "red"]), {0, 1}),
-        ("red\0", {0, 1} - {0, 1}),
     ],
 )
 def test_keywords_match_ignoring_case_and_accents(
     store: VectorStore, text: str, expected: set[int]
 ) -> None:
-    if text == "red\0":
-        with pytest.raises(InputError, match="has no word"):
-            search(store, text)
-    else:
-        assert set(map(int, search(store, text))) == expected
+    assert set(map(int, search(store, text))) == expected
 
 
 def test_more_matching_keywords_rank_higher(store: VectorStore) -> None:
@@ -268,7 +263,8 @@ def test_a_search_that_waits_can_be_cancelled(store: VectorStore) -> None:
     snapshot = store.snapshot()
     index = text_search(snapshot)
     assert len(index.matching("red")) == 2
-    lock = getattr(snapshot, "_lock", None) or full_text._tables[snapshot.columns()]._lock
+    reader = getattr(snapshot, "_reader", None)
+    lock = full_text._tables[snapshot.columns()]._lock if reader is None else reader.lock
     cancellation = Cancellation()
     cancellation.cancel()
     with lock, cancellable(cancellation), pytest.raises(CancelledError):
@@ -278,7 +274,7 @@ def test_a_search_that_waits_can_be_cancelled(store: VectorStore) -> None:
 
 def test_sqlite_is_interrupted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lookalike.stores.full_text._INSTRUCTIONS", 10)
-    monkeypatch.setattr("lookalike.stores.embedded.snapshot._INSTRUCTIONS", 10)
+    monkeypatch.setattr("lookalike.stores.embedded.reader._INSTRUCTIONS", 10)
     store = filled(make, [f"{number}" for number in range(500)], [{"word": "all"}] * 500)
     index = text_search(store.snapshot())
     assert len(index.matching("all")) == 500  # what is built is built
@@ -466,7 +462,7 @@ def test_damage_is_noticed_and_repaired(folder: Path, damage: str, deep: bool) -
 
 def test_damaged_tables_give_a_clear_error(folder: Path) -> None:
     with connected(folder) as connection:
-        connection.execute("UPDATE metadata_text_data SET block = zeroblob(40) WHERE id > 10")
+        connection.execute("DELETE FROM metadata_text_data WHERE id > 10")
     index = text_search(EmbeddedStore.open(folder).snapshot())
     with pytest.raises(ArtifactError, match=r"rows\.db: .*lookalike doctor"):
         index.matching("red")
@@ -486,7 +482,7 @@ def test_a_store_that_cannot_be_written_is_searched(folder: Path) -> None:
         index = text_search(EmbeddedStore.open(folder).snapshot())
         assert len(index.matching("red")) == 200
         assert index.unmatched("thng7 red") == {"thng7": None}
-        assert index.unmatched("thing7 re imagee") == {"imagee": None}
+        assert index.unmatched("thing7 re imagee") == {"imagee": "image"}
     finally:
         folder.chmod(0o700)
 

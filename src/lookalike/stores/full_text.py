@@ -16,7 +16,7 @@ import sqlite3
 import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,9 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled, holding, is_cancelled
-from lookalike.metadata import parse_metadata
 from lookalike.stores.base import Record, RowReader, TextSearch
-from lookalike.stores.embedded.rows import URI, StoredRow, all_rows
+from lookalike.stores.embedded.rows import StoredRow, all_rows, stored_rows
 
 if TYPE_CHECKING:
     from lookalike.filters import Columns
@@ -218,22 +217,32 @@ class Addressing(NamedTuple):
 
 
 @dataclass(slots=True)
-class LatestMatches:
-    """The rows that matched the last keywords: the queries of a batch have the same.
+class _Matches:
+    """The rows that match some keywords.
 
     Args:
-        keywords: which they were; None before the first search.
+        keywords: which they are.
         slots: of all rows that match, ascending.
         scores: of all of them; None until they are needed.
         is_used: whether scores of some were read.
         unmatched: keywords without a match; None until they are needed.
     """
 
-    keywords: str | None = None
-    slots: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    keywords: str
+    slots: NDArray[np.int64]
     scores: NDArray[np.float64] | None = None
     is_used: bool = False
     unmatched: dict[str, str | None] | None = None
+
+
+class LatestMatches:
+    """The rows that matched the last keywords: the queries of a batch have the same.
+
+    It may be used by several threads.
+    """
+
+    def __init__(self) -> None:
+        self.matches: _Matches | None = None
 
 
 class FullText:
@@ -255,8 +264,8 @@ class FullText:
         from lookalike.stores.words import parse_keywords
 
         terms = parse_keywords(keywords)
-        latest = self._run(lambda connection: self._matches(connection, keywords, terms))
-        return self._addressing.numbers(latest.slots)
+        matches = self._run(lambda connection: self._matches(connection, keywords, terms))
+        return self._addressing.numbers(matches.slots)
 
     def scores(self, keywords: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the BM25 scores of rows."""
@@ -266,13 +275,14 @@ class FullText:
         slots = self._addressing.slots(rows)
 
         def read(connection: sqlite3.Connection) -> NDArray[np.float64]:
-            latest = self._matches(connection, keywords, terms)
-            is_first, latest.is_used = not latest.is_used, True
-            if latest.scores is None and is_first and 2 * len(slots) < min(len(latest.slots), _FEW):
-                return self._scores(connection, terms, slots, only=True)
-            if latest.scores is None:
-                latest.scores = self._scores(connection, terms, latest.slots)
-            return _scores_of(latest.slots, latest.scores, slots)
+            matches = self._matches(connection, keywords, terms)
+            is_first, matches.is_used = not matches.is_used, True
+            every = matches.scores
+            if every is None:
+                if is_first and 2 * len(slots) < min(len(matches.slots), _FEW):
+                    return self._scores(connection, terms, slots, only=True)
+                every = matches.scores = self._scores(connection, terms, matches.slots)
+            return _scores_of(matches.slots, every, slots)
 
         scores: NDArray[np.float64] = self._run(read)
         return scores
@@ -284,8 +294,8 @@ class FullText:
         terms = parse_keywords(keywords)
 
         def read(connection: sqlite3.Connection) -> dict[str, str | None]:
-            latest = self._matches(connection, keywords, terms)
-            if latest.unmatched is None:
+            matches = self._matches(connection, keywords, terms)
+            if matches.unmatched is None:
                 is_several = self._has_several_sources(connection)
                 words = [
                     term.text for term in terms if not _has_match(connection, term, is_several)
@@ -293,24 +303,23 @@ class FullText:
                 similar = [
                     _similar_word(connection, word, is_several) for word in words[:_SUGGESTED]
                 ]
-                latest.unmatched = dict(zip_longest(words, similar))
-            return latest.unmatched
+                matches.unmatched = dict(zip_longest(words, similar))
+            return matches.unmatched
 
         unmatched: dict[str, str | None] = self._run(read)
         return unmatched
 
     def _matches(
         self, connection: sqlite3.Connection, keywords: str, terms: Sequence[Term]
-    ) -> LatestMatches:
+    ) -> _Matches:
         """Return the rows that match, read once for all queries of a batch."""
-        latest = self._latest
-        if latest.keywords != keywords:
+        matches = self._latest.matches
+        if matches is None or matches.keywords != keywords:
             slots = np.empty(0, np.int64)
             for table, query in self._queries(connection, terms):
                 slots = np.union1d(slots, _slots_matching(connection, table, query))
-            latest.keywords, latest.slots = keywords, slots
-            latest.scores, latest.is_used, latest.unmatched = None, False, None
-        return latest
+            matches = self._latest.matches = _Matches(keywords, slots)
+        return matches
 
     def _scores(
         self,
@@ -522,8 +531,6 @@ def _samples_missing(connection: sqlite3.Connection) -> Iterable[str]:
     """Yield what a quick check finds."""
     from random import Random
 
-    from lookalike.stores.words import row_texts
-
     (rows,) = connection.execute("SELECT count(*) FROM rows").fetchone()
     for table in _TABLES:
         (count,) = connection.execute(f"SELECT count(*) FROM {table}_docsize").fetchone()
@@ -533,16 +540,11 @@ def _samples_missing(connection: sqlite3.Connection) -> Iterable[str]:
         connection.execute(f"SELECT total(cnt) FROM {view}").fetchone()  # which reads all of it
     (highest,) = connection.execute("SELECT max(slot) FROM rows").fetchone()
     slots = range(0 if highest is None else highest + 1)
-    for slot in sorted(Random(0).sample(slots, min(_SAMPLED, len(slots)))):
-        row = connection.execute(
-            f"SELECT slot, id, {URI}, metadata FROM rows WHERE slot >= ? ORDER BY slot LIMIT 1",
-            (slot,),
-        ).fetchone()
-        texts = row_texts(row[0], row[1], row[2], parse_metadata(row[3]))
-        phrases = {"metadata_text": texts.metadata, "name_text": texts.name}
-        for table, text in phrases.items():
-            if not _has_words(connection, table, texts.slot, text):
-                yield f"{table} lacks words of {texts.slot:,}, the row {row[1]!r}"
+    sample = Random(0).sample(slots, min(_SAMPLED, len(slots)))
+    for slot, texts in _texts(stored_rows(connection, "slot", sample)).items():
+        for table, text in (("metadata_text", texts.metadata), ("name_text", texts.name)):
+            if not _has_words(connection, table, slot, text):
+                yield f"{table} lacks words of the row in slot {slot:,}"
                 return
 
 
