@@ -26,12 +26,15 @@ class ScoredRows(NamedTuple):
     Args:
         start: number of the first row.
         scores: ``(blocks, q, rows)`` float32; -inf where a row is excluded.
+        maxima: ``(blocks, q, groups)`` float32, the largest scores of groups of rows. If there are
+            n, each has every n-th row of the block.
         errors: ``(blocks, q)`` float32, bounds of the errors of scores.
         rows: numbers of the rows if they are not consecutive, of one block.
     """
 
     start: int
     scores: NDArray[np.float32]
+    maxima: NDArray[np.float32]
     errors: NDArray[np.float32]
     rows: NDArray[np.int64] | None = None
 
@@ -86,16 +89,12 @@ class Selection:
         Raises:
             CrowdedError: more rows are candidates than can be kept, for more than one query.
         """
-        blocks = len(part.scores)
-        # The maxima of groups of rows are scores of different rows, so the k-th largest of them is
-        # at most that of all scores.
-        groups = max(_MIN_GROUPS, 4 * self._k // blocks) * (1 if len(self._floors) == 1 else 4)
-        maxima = _maxima(part.scores, groups)
-        self._raise_floors(maxima - part.errors[:, :, None])
-        passing = maxima >= (self._floors - part.errors)[:, :, None]
-        block, query, group = np.nonzero(passing)
-        step = maxima.shape[2]
-        places = group[:, None] + np.arange(0, part.scores.shape[2], step)
+        self._raise_floors(part)
+        groups = part.maxima.shape[2]
+        passing = np.flatnonzero(part.maxima >= (self._floors - part.errors)[:, :, None])
+        block_and_query, group = np.divmod(passing, groups)
+        block, query = np.divmod(block_and_query, len(self._floors))
+        places = group[:, None] + np.arange(0, part.scores.shape[2], groups)
         scores = part.scores[block[:, None], query[:, None], places]
         errors = part.errors[block, query]
         kept = (scores >= (self._floors[query] - errors)[:, None]) & (scores > -np.inf)
@@ -112,18 +111,22 @@ class Selection:
             if 2 * self._count > _MAX_PER_QUERY * len(self._floors):
                 raise CrowdedError
 
-    def _raise_floors(self, lower: NDArray[np.float32]) -> None:
-        """Take lower bounds ``(blocks, q, groups)`` of scores into account."""
-        higher = np.flatnonzero(lower.max(axis=(0, 2)) > self._floors)
+    def _raise_floors(self, part: ScoredRows) -> None:
+        """Take scores into account: the k-th largest maximum is at most the k-th largest score."""
+        largest = part.maxima.max(axis=2) - part.errors
+        higher = np.flatnonzero((largest > self._floors).any(axis=0))
         if not len(higher):
             return
-        new = lower[:, higher].transpose(1, 0, 2).reshape(len(higher), -1)
+        lower = part.maxima[:, higher] - part.errors[:, higher, None]
+        new = lower.transpose(1, 0, 2).reshape(len(higher), -1)
         every = np.concatenate([self._best[higher], new], axis=1)
         best = np.partition(every, every.shape[1] - self._k, axis=1)[:, -self._k :]
         self._best[higher], self._floors[higher] = best, best[:, 0]
 
     def _join(self) -> tuple[NDArray[np.int64], Candidates]:
         """Join what was chosen so far, without rows that were excluded later."""
+        if len(self._chosen) == 1 and len(self._floors) == 1:
+            return self._chosen[0]
         query = np.concatenate([query for query, _ in self._chosen])
         joined = Candidates(
             np.concatenate([each.rows for _, each in self._chosen]),
@@ -142,6 +145,8 @@ class Selection:
             empty = np.empty(0, np.float32)
             return [Candidates(np.empty(0, np.int64), empty, empty) for _ in self._floors]
         query, joined = self._join()
+        if len(self._floors) == 1:
+            return [joined]
         order = np.argsort(query, kind="stable")
         ends = np.searchsorted(query[order], np.arange(len(self._floors) + 1))
         parts = (order[start:stop] for start, stop in zip(ends[:-1], ends[1:], strict=True))
@@ -151,12 +156,20 @@ class Selection:
         ]
 
 
-def _maxima(scores: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
-    """Return the maxima ``(blocks, q, groups)`` of groups of rows, or of as few as possible.
+def group_count(rows: int, blocks: int, queries: int, k: int) -> int:
+    """Return into how many groups the rows of a block are divided: a fraction by a power of 2.
 
-    With n groups, each has every n-th row, so that whole vectors are compared.
+    They are several times ``k`` in all, so that few rows are above the k-th largest maximum.
     """
-    while scores.shape[2] >= 2 * groups and scores.shape[2] % 2 == 0:
+    wanted = max(_MIN_GROUPS if queries == 1 else 4 * _MIN_GROUPS, 4 * k // blocks)
+    while rows >= 2 * wanted and rows % 2 == 0:
+        rows //= 2
+    return rows
+
+
+def group_maxima(scores: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
+    """Return the maxima ``(blocks, q, groups)`` of scores ``(blocks, q, rows)``."""
+    while scores.shape[2] > groups:  # halves are whole vectors
         half = scores.shape[2] // 2
         scores = np.maximum(scores[:, :, :half], scores[:, :, half:])
     return scores

@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from lookalike.cancellation import check_cancelled
 from lookalike.config import settings
 from lookalike.stores import quantized
-from lookalike.stores.candidates import Candidates, CrowdedError, ScoredRows, Selection
+from lookalike.stores.candidates import (
+    Candidates,
+    CrowdedError,
+    ScoredRows,
+    Selection,
+    group_count,
+    group_maxima,
+)
 from lookalike.stores.quantized import QuantizedBlocks, QuantizedQueries
 from lookalike.types import Embeddings, Metric
 
@@ -273,14 +280,19 @@ class _Queries(NamedTuple):
         vectors: ``(q, dim)`` float32; of unit length for the metric cosine.
         targets: the same in 64 bits, not rounded to 32.
         lengths: ``(q,)`` of these.
+        k: rows wanted for each.
     """
 
     vectors: Embeddings
     targets: NDArray[np.float64]
     lengths: NDArray[np.float64]
+    k: int
 
     def take(self, places: NDArray[np.int64]) -> _Queries:
-        return _Queries(self.vectors[places], self.targets[places], self.lengths[places])
+        return _Queries(self.vectors[places], self.targets[places], self.lengths[places], self.k)
+
+    def groups(self, rows: int, blocks: int = 1) -> int:
+        return group_count(rows, blocks, len(self.vectors), self.k)
 
 
 class _Scan:
@@ -358,13 +370,14 @@ class _Scan:
             return
         rounded = QuantizedQueries.of(queries.targets)
         if len(queries.vectors) == 1:
-            yield from self._query_scores(rounded, metric, scope)
+            yield from self._query_scores(rounded, metric, scope, queries.k)
         else:
-            yield from self._batch_scores(rounded, metric, scope)
+            groups = queries.groups(self.codes.rows)
+            yield from self._batch_scores(rounded, metric, scope, groups)
         yield from self._plain_scores(queries, metric, scope, self.coded)
 
     def _query_scores(
-        self, query: QuantizedQueries, metric: Metric, scope: _Scope
+        self, query: QuantizedQueries, metric: Metric, scope: _Scope, k: int
     ) -> Iterator[ScoredRows]:
         assert self.codes is not None
         size = self.codes.rows
@@ -376,12 +389,12 @@ class _Scan:
             if scope.excluded is not None:
                 excluded = scope.excluded[start * size : part.stop * size]
                 np.copyto(scores, np.float32(-np.inf), where=excluded.reshape(scores.shape))
-            yield ScoredRows(
-                start * size, scores[:, None], self.codes.errors(query, part, metric)
-            )
+            maxima = group_maxima(scores[:, None], group_count(size, len(scores), 1, k))
+            errors = self.codes.errors(query, part, metric)
+            yield ScoredRows(start * size, scores[:, None], maxima, errors)
 
     def _batch_scores(
-        self, queries: QuantizedQueries, metric: Metric, scope: _Scope
+        self, queries: QuantizedQueries, metric: Metric, scope: _Scope, groups: int
     ) -> Iterator[ScoredRows]:
         assert self.codes is not None
         size, wild = self.codes.rows, self.wild_blocks()
@@ -393,8 +406,9 @@ class _Scan:
                 excluded = scope.excluded[block * size : (block + 1) * size]
             if wild[block] or (excluded is not None and excluded.all()):
                 continue
-            scores = self.codes.batch_scores(queries, block, metric, excluded)
-            yield ScoredRows(block * size, scores[None], errors[block : block + 1])
+            scores, maxima = self.codes.batch_scores(queries, block, metric, excluded, groups)
+            part = slice(block, block + 1)
+            yield ScoredRows(block * size, scores[None], maxima[None], errors[part])
 
     def _plain_scores(
         self, queries: _Queries, metric: Metric, scope: _Scope, first: int
@@ -402,52 +416,56 @@ class _Scan:
         """Yield scores in 32 bits of consecutive rows."""
         for start in range(first, len(self.vectors), self._step()):
             check_cancelled()
-            numbers = np.arange(start, min(start + self._step(), len(self.vectors)))
-            part = self._scored(queries, metric, self.vectors[start : numbers[-1] + 1], numbers)
-            if scope.excluded is not None:
-                part.scores[0][:, scope.excluded[start : numbers[-1] + 1]] = -np.inf
-            yield part._replace(start=start, rows=None)
+            part = slice(start, min(start + self._step(), len(self.vectors)))
+            if start >= self.coded:
+                half_squares = self.facts()[0][start - self.coded : part.stop - self.coded]
+            else:
+                half_squares = self.half_squares(np.arange(start, part.stop))
+            excluded = None if scope.excluded is None else scope.excluded[part]
+            scored = self._scored(queries, metric, self.vectors[part], half_squares, excluded)
+            yield scored._replace(start=start)
 
     def gathered_scores(
         self, queries: _Queries, metric: Metric, rows: NDArray[np.int64]
     ) -> ScoredRows:
-        """Return scores in 32 bits of some rows, by their ascending numbers."""
+        """Return scores in 32 bits of some rows in range, by their ascending numbers."""
         if rows[-1] - rows[0] == len(rows) - 1:
             vectors = self.vectors[rows[0] : rows[-1] + 1]
         else:
             vectors = np.take(self.vectors, rows, axis=0)
-        return self._scored(queries, metric, vectors, rows)
+        half_squares = self.half_squares(rows)
+        return self._scored(queries, metric, vectors, half_squares, None)._replace(rows=rows)
 
+    @staticmethod
     def _scored(
-        self,
         queries: _Queries,
         metric: Metric,
         vectors: Embeddings,
-        rows: NDArray[np.int64],
+        half_squares: NDArray[np.float32],
+        excluded: NDArray[np.bool_] | None,
     ) -> ScoredRows:
-        half_squares = self.half_squares(rows)
-        largest = 1.0
-        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-            if len(queries.vectors) == 1:  # a matrix-vector product is faster then
-                scores = (vectors @ queries.vectors[0])[None]
+        """Return the scores of vectors. Those out of range must be excluded."""
+        # Higham 2002, section 3.1.
+        unit = (vectors.shape[1] + 8) * _EPSILON
+        if metric is Metric.COSINE:
+            errors = 2 * unit * queries.lengths
+        else:
+            largest = half_squares.max() if excluded is None else half_squares[~excluded].max(initial=0)
+            length = math.sqrt(2 * float(largest))
+            errors = 1.001 * unit * length * (queries.lengths + length)
+        with np.errstate(all="ignore"):
+            if len(queries.vectors) == 1:  # without threads, which would delay those of the codes
+                scores = np.vecdot(vectors, queries.vectors[0])[None]
             else:
                 scores = queries.vectors @ vectors.T
             if metric is Metric.COSINE:
                 scores *= np.where(half_squares > 0, 1 / np.sqrt(2 * half_squares), 0)
             else:
                 scores -= half_squares
-        wild = np.isin(rows, self.facts()[1], assume_unique=True) if len(self.facts()[1]) else None
-        if wild is not None:
-            scores[:, wild] = -np.inf
-            half_squares = half_squares[~wild]
-        # Higham 2002, section 3.1.
-        unit = (vectors.shape[1] + 8) * _EPSILON
-        if metric is Metric.COSINE:
-            errors = 2 * unit * queries.lengths
-        else:
-            largest = math.sqrt(2 * float(half_squares.max(initial=0)))
-            errors = 1.001 * unit * largest * (queries.lengths + largest)
-        return ScoredRows(0, scores[None], errors.astype(np.float32)[None], rows)
+        if excluded is not None:
+            scores[:, excluded] = -np.inf
+        maxima = group_maxima(scores[None], queries.groups(len(vectors)))
+        return ScoredRows(0, scores[None], maxima, errors.astype(np.float32)[None])
 
     def _step(self) -> int:
         return max(1, min(_CHUNK_ROWS, _CHUNK_VALUES // max(1, self.vectors.shape[1])))
@@ -484,9 +502,9 @@ class _Search:
             self._scored = self._scope.without(wild)
         if self._metric is Metric.COSINE:
             scaled = targets / lengths[:, None]
-            queries = _Queries(scaled.astype(np.float32), scaled, np.ones(len(lengths)))
+            queries = _Queries(scaled.astype(np.float32), scaled, np.ones(len(lengths)), self._k)
         else:
-            queries = _Queries(vectors, targets, lengths)
+            queries = _Queries(vectors, targets, lengths, self._k)
         groups = self._groups(queries)
 
         def search(places: NDArray[np.int64]) -> list[Nearest]:
@@ -599,12 +617,16 @@ class _Search:
         if rows is None:
             rows = self._scope.rows()
         distances = self._distances(query, rows)
-        if len(rows) > self._k:
+        if len(rows) > max(self._k, _MAX_DIRECT):
             last = np.partition(distances, self._k - 1)[self._k - 1]
             near = np.flatnonzero(distances <= last)
             rows, distances = rows[near], distances[near]
         order = np.argsort(distances, kind="stable")
-        return Nearest(rows[order], distances[order])
+        rows, distances = rows[order], distances[order]
+        if len(rows) > self._k:
+            count = int(np.searchsorted(distances, distances[self._k - 1], "right"))
+            rows, distances = rows[:count], distances[:count]
+        return Nearest(rows, distances)
 
     def _distances(
         self, query: NDArray[np.float32], rows: NDArray[np.int64]

@@ -155,7 +155,7 @@ class QuantizedBlocks:
         if metric is Metric.COSINE:
             residual, largest, exact = relative, np.ones_like(relative), 0.0
         else:
-            exact = 4 * _EPSILON * largest**2
+            exact = 5 * _EPSILON * largest**2
         return self._bound(queries, residual, largest, exact)
 
     def row_errors(
@@ -173,7 +173,7 @@ class QuantizedBlocks:
             return self._bound(queries, residual, np.ones_like(residual), 0.0)[:, 0]
         residual = self.scales[blocks, _SCALE, places] * half
         squares = 2 * self.scales[blocks, _HALF_SQUARE, places]
-        return self._bound(queries, residual, np.sqrt(squares), 4 * _EPSILON * squares)[:, 0]
+        return self._bound(queries, residual, np.sqrt(squares), 5 * _EPSILON * squares)[:, 0]
 
     def _bound(
         self,
@@ -188,19 +188,18 @@ class QuantizedBlocks:
         """
         codes = _LEVELS * float(queries.step) * np.sqrt(self.codes.shape[1])
         rounding = 8 * _EPSILON * (queries.lengths + codes)
-        bound = (
-            np.multiply.outer(lengths, queries.errors)
-            + np.multiply.outer(residuals, queries.lengths)
-            + np.multiply.outer(lengths + residuals, rounding)
-        )
-        return ((bound + np.reshape(exact, (-1, 1))) * _SLACK).astype(np.float32)
+        bound = np.multiply.outer(lengths, (queries.errors + rounding) * _SLACK)
+        bound += np.multiply.outer(residuals, (queries.lengths + rounding) * _SLACK)
+        bound += np.reshape(exact, (-1, 1))
+        return bound.astype(np.float32)
 
     def query_scores(
         self, query: QuantizedQueries, blocks: slice, metric: Metric, out: NDArray[np.float32]
     ) -> None:
         """Compute the scores ``(blocks, rows)`` of one query."""
         run = _query_kernel(os.getpid(), settings().threads)
-        products = run({"query": query.codes[None], "codes": self.codes[blocks]})[:, 0]
+        [products] = run({"query": query.codes[None], "codes": self.codes[blocks]})
+        products = products[:, 0]
         scales = self.scales[blocks]
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             for start in range(0, len(products), _CACHED):
@@ -222,8 +221,12 @@ class QuantizedBlocks:
         block: int,
         metric: Metric,
         excluded: NDArray[np.bool_] | None,
-    ) -> NDArray[np.float32]:
-        """Return the scores ``(q, rows)`` of several queries; -inf where rows are excluded."""
+        groups: int,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the scores ``(q, rows)`` of several queries; -inf where rows are excluded.
+
+        Also return the maxima ``(q, groups)`` of groups: if they are n, each has every n-th row.
+        """
         scales = self.scales[block]
         if metric is Metric.COSINE:
             bias = np.zeros(self.rows, np.float32)
@@ -231,7 +234,7 @@ class QuantizedBlocks:
             bias = -scales[_HALF_SQUARE]
         if excluded is not None:
             bias[excluded] = -np.inf
-        return _batch_kernel(os.getpid())(
+        scores, maxima = _batch_kernel(os.getpid())(
             {
                 "queries": queries.codes,
                 "codes": self.codes[block],
@@ -239,11 +242,13 @@ class QuantizedBlocks:
                 "scales": scales[_COSINE_SCALE if metric is Metric.COSINE else _SCALE],
                 "zero": np.array(queries.zero, np.uint8),
                 "bias": bias,
+                "shape": np.array([-1, self.rows // groups, groups]),
             }
         )
+        return scores, maxima
 
 
-_Kernel = Callable[[dict[str, NDArray[Any]]], NDArray[Any]]
+_Kernel = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
 
 
 @functools.cache
@@ -272,11 +277,7 @@ def _compiled(model: bytes, threads: int) -> _Kernel:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def run(inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        [output] = session.run(None, inputs)
-        return np.asarray(output)
-
-    return run
+    return functools.partial(session.run, None)
 
 
 def _query_model() -> bytes:
@@ -291,7 +292,10 @@ def _query_model() -> bytes:
 
 
 def _batch_model() -> bytes:
-    """Return the model of a product whose results are scaled as they are computed."""
+    """Return the model of a product whose results are scaled as they are computed.
+
+    Their maxima are computed while they are in the cache.
+    """
     from lookalike.onnx_graph import Graph
 
     graph = Graph()
@@ -304,4 +308,7 @@ def _batch_model() -> bytes:
     operands = (queries, codes, step, scales, zero, "", bias)
     scores = graph.node("MatMulIntegerToFloat", *operands, domain="com.microsoft")
     graph.output(scores, (None, None))
+    shape = graph.input("shape", (3,), np.int64)
+    maxima = graph.reduce("ReduceMax", graph.node("Reshape", scores, shape), (1,))
+    graph.output(maxima, (None, None))
     return graph.to_bytes()
