@@ -20,8 +20,8 @@ from lookalike.stores import full_text
 from lookalike.stores.embedded import columns
 from lookalike.stores.embedded.database import FILE, StoreFacts, check_file, open_database
 from lookalike.stores.embedded.dead_slots import dead_mask
-from lookalike.stores.embedded.graph_records import GraphRecord, find_damage
-from lookalike.stores.embedded.rows import row_checksum, unpack_hash
+from lookalike.stores.embedded.graph_records import LOCK, GraphRecord, find_damage
+from lookalike.stores.embedded.rows import URI, row_checksum, unpack_hash
 from lookalike.stores.embedded.vector_files import VectorFiles
 from lookalike.stores.quantized import BLOCK, QuantizedBlocks
 from lookalike.types import Embeddings
@@ -36,7 +36,7 @@ _ROUNDING = 1e-9
 """Relative difference of bounds that were computed on another processor."""
 
 _READ_ROWS = (
-    "SELECT slot, id, uri, content_hash, signature, metadata, checksum FROM rows "
+    f"SELECT slot, id, {URI}, content_hash, signature, metadata, checksum FROM rows "
     "WHERE slot >= ? AND slot < ? ORDER BY slot"
 )
 
@@ -193,7 +193,7 @@ class _Examination:
 
     def _orphans(self) -> list[str]:
         used = {f"{FILE}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")}
-        used |= {path.name for path in self._files.paths}
+        used |= {path.name for path in self._files.paths} | {LOCK}
         with contextlib.suppress(sqlite3.Error):
             used |= {record.file for record in GraphRecord.read_all(self._connection).values()}
         return sorted(path.name for path in self._folder.glob("*") if path.name not in used)

@@ -254,6 +254,7 @@ class EmbeddedStore(SnapshotStore):
             elif purge:  # metadata of rows that were replaced
                 rebuild_derived(connection)
                 remove_unused_prefixes(connection)
+                facts.write(connection)
         with self._writing() as (connection, facts):
             remove_other_files(self._folder, facts.generation)
             remove_unused(self._folder, connection, facts.generation)
