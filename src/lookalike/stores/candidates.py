@@ -6,6 +6,7 @@ one, so only few are kept at any time.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -92,6 +93,8 @@ class Selection:
         self._raise_floors(part)
         groups = part.maxima.shape[2]
         passing = np.flatnonzero(part.maxima >= (self._floors - part.errors)[:, :, None])
+        if not len(passing):
+            return
         block_and_query, group = np.divmod(passing, groups)
         block, query = np.divmod(block_and_query, len(self._floors))
         places = group[:, None] + np.arange(0, part.scores.shape[2], groups)
@@ -149,7 +152,7 @@ class Selection:
             return [joined]
         order = np.argsort(query, kind="stable")
         ends = np.searchsorted(query[order], np.arange(len(self._floors) + 1))
-        parts = (order[start:stop] for start, stop in zip(ends[:-1], ends[1:], strict=True))
+        parts = (order[start:stop] for start, stop in itertools.pairwise(ends.tolist()))
         return [
             Candidates(joined.rows[part], joined.scores[part], joined.errors[part])
             for part in parts

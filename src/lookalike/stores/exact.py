@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -224,7 +224,7 @@ class ExactIndex:
         if self._quantizing.acquire(blocking=False):
             try:
                 if self._can_quantize:
-                    self._scan = _Scan(self._vectors, _quantized(self._vectors), self._scan)
+                    self._scan = _Scan(self._vectors, _quantized(self._vectors))
                     self._can_quantize = False
             finally:
                 self._quantizing.release()
@@ -295,6 +295,38 @@ class _Queries(NamedTuple):
         return group_count(rows, blocks, len(self.vectors), self.k)
 
 
+class _Lengths(NamedTuple):
+    """Half the squared lengths of vectors, and 1 by their lengths, 0 for those of zeros."""
+
+    half_squares: NDArray[np.float32]
+    inverses: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, half_squares: NDArray[np.floating[Any]]) -> _Lengths:
+        with np.errstate(all="ignore"):
+            inverses = np.where(half_squares > 0, 1 / np.sqrt(2 * half_squares), 0)
+            return cls(half_squares.astype(np.float32), inverses.astype(np.float32))
+
+    def take(self, places: NDArray[np.int64] | slice) -> _Lengths:
+        return _Lengths(self.half_squares[places], self.inverses[places])
+
+    def followed_by(self, other: _Lengths) -> _Lengths:
+        pairs = zip(self, other, strict=True)
+        return _Lengths(*(np.concatenate(pair) for pair in pairs))
+
+
+class _Facts(NamedTuple):
+    """What a scan computes once.
+
+    Args:
+        lengths: of the rows without codes.
+        wild: numbers of rows of lengths out of range, or with codes in a block with such a row.
+    """
+
+    lengths: _Lengths
+    wild: NDArray[np.int64]
+
+
 class _Scan:
     """Scores of rows, from their codes as far as there are some, or else from the rows themselves.
 
@@ -306,21 +338,19 @@ class _Scan:
         self,
         vectors: Embeddings,
         codes: QuantizedBlocks | None = None,
-        other: _Scan | None = None,
     ) -> None:
         self.vectors = vectors
-        self.codes = codes if codes is not None and len(codes) else None
-        self.coded = len(self.codes) * self.codes.rows if self.codes is not None else 0
-        self._facts: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
-        if other is not None and other._facts is not None:
-            half_squares, wild = other._facts
-            self._facts = half_squares[self.coded :], wild
+        self.threads = settings().threads
+        self.codes: QuantizedBlocks | None = None
+        self.coded = 0
+        if codes is not None and len(codes):
+            arrays = (codes.codes, codes.scales, codes.bounds)
+            self.codes = QuantizedBlocks(*(each.view(np.ndarray) for each in arrays))
+            self.coded = len(codes) * codes.rows
+        self._facts: _Facts | None = None
 
-    def facts(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return half the squared lengths of rows without codes, and the numbers of wild rows.
-
-        These have lengths out of range, or have codes in a block with such a row.
-        """
+    def facts(self) -> _Facts:
+        """Return what is computed once."""
         if self._facts is None:
             rows = self.vectors[self.coded :]
             squares = np.empty(len(rows))
@@ -336,8 +366,7 @@ class _Scan:
                 blocks = np.flatnonzero(self.wild_blocks())
                 inside = blocks[:, None] * self.codes.rows + np.arange(self.codes.rows)
                 wild = np.concatenate([inside.ravel(), wild])
-            with np.errstate(over="ignore", under="ignore"):
-                self._facts = (squares / 2).astype(np.float32), wild
+            self._facts = _Facts(_Lengths.of(squares / 2), wild)
         return self._facts
 
     def wild_blocks(self) -> NDArray[np.bool_]:
@@ -345,15 +374,16 @@ class _Scan:
         if self.codes is None:
             return np.zeros(0, np.bool_)
         smallest, largest = self.codes.bounds[:, 2:].T
-        return ~((smallest > _SMALLEST) & (largest < _LARGEST))
+        return np.asarray(~((smallest > _SMALLEST) & (largest < _LARGEST)))
 
-    def half_squares(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return half the squared lengths of rows by their ascending numbers."""
+    def _lengths(self, rows: NDArray[np.int64]) -> _Lengths:
+        """Return the lengths of rows by their ascending numbers."""
         border = int(np.searchsorted(rows, self.coded))
-        plain = self.facts()[0][rows[border:] - self.coded]
+        plain = self.facts().lengths.take(rows[border:] - self.coded)
         if self.codes is None or not border:
             return plain
-        return np.concatenate([self.codes.half_squares(rows[:border]), plain])
+        coded = _Lengths.of(self.codes.half_squares(rows[:border]))
+        return coded if border == len(rows) else coded.followed_by(plain)
 
     def scores(
         self, queries: _Queries, metric: Metric, scope: _Scope, *, coded: bool
@@ -384,8 +414,7 @@ class _Scan:
         for start in range(0, len(self.codes), _CHUNK_BLOCKS):
             check_cancelled()
             part = slice(start, min(start + _CHUNK_BLOCKS, len(self.codes)))
-            scores = np.empty((part.stop - start, size), np.float32)
-            self.codes.query_scores(query, part, metric, scores)
+            scores = self.codes.query_scores(query, part, metric, self.threads)
             if scope.excluded is not None:
                 excluded = scope.excluded[start * size : part.stop * size]
                 np.copyto(scores, np.float32(-np.inf), where=excluded.reshape(scores.shape))
@@ -418,57 +447,31 @@ class _Scan:
             check_cancelled()
             part = slice(start, min(start + self._step(), len(self.vectors)))
             if start >= self.coded:
-                half_squares = self.facts()[0][start - self.coded : part.stop - self.coded]
+                inside = slice(start - self.coded, part.stop - self.coded)
+                lengths = self.facts().lengths.take(inside)
             else:
-                half_squares = self.half_squares(np.arange(start, part.stop))
+                lengths = self._lengths(np.arange(start, part.stop))
             excluded = None if scope.excluded is None else scope.excluded[part]
-            scored = self._scored(queries, metric, self.vectors[part], half_squares, excluded)
+            scored = _scored(queries, metric, self.vectors[part], lengths, excluded)
             yield scored._replace(start=start)
 
     def gathered_scores(
         self, queries: _Queries, metric: Metric, rows: NDArray[np.int64]
     ) -> ScoredRows:
         """Return scores in 32 bits of some rows in range, by their ascending numbers."""
-        if rows[-1] - rows[0] == len(rows) - 1:
-            vectors = self.vectors[rows[0] : rows[-1] + 1]
-        else:
-            vectors = np.take(self.vectors, rows, axis=0)
-        half_squares = self.half_squares(rows)
-        return self._scored(queries, metric, vectors, half_squares, None)._replace(rows=rows)
-
-    @staticmethod
-    def _scored(
-        queries: _Queries,
-        metric: Metric,
-        vectors: Embeddings,
-        half_squares: NDArray[np.float32],
-        excluded: NDArray[np.bool_] | None,
-    ) -> ScoredRows:
-        """Return the scores of vectors. Those out of range must be excluded."""
-        # Higham 2002, section 3.1.
-        unit = (vectors.shape[1] + 8) * _EPSILON
-        if metric is Metric.COSINE:
-            errors = 2 * unit * queries.lengths
-        else:
-            largest = half_squares.max() if excluded is None else half_squares[~excluded].max(initial=0)
-            length = math.sqrt(2 * float(largest))
-            errors = 1.001 * unit * length * (queries.lengths + length)
-        with np.errstate(all="ignore"):
-            if len(queries.vectors) == 1:  # without threads, which would delay those of the codes
-                scores = np.vecdot(vectors, queries.vectors[0])[None]
-            else:
-                scores = queries.vectors @ vectors.T
-            if metric is Metric.COSINE:
-                scores *= np.where(half_squares > 0, 1 / np.sqrt(2 * half_squares), 0)
-            else:
-                scores -= half_squares
-        if excluded is not None:
-            scores[:, excluded] = -np.inf
-        maxima = group_maxima(scores[None], queries.groups(len(vectors)))
-        return ScoredRows(0, scores[None], maxima, errors.astype(np.float32)[None])
+        first, last = int(rows[0]), int(rows[-1])
+        if 2 * len(rows) > last - first:
+            excluded = np.ones(last + 1 - first, np.bool_)
+            excluded[rows - first] = False
+            lengths = self._lengths(np.arange(first, last + 1))
+            vectors = self.vectors[first : last + 1]
+            return _scored(queries, metric, vectors, lengths, excluded)._replace(start=first)
+        vectors = np.take(self.vectors, rows, axis=0)
+        return _scored(queries, metric, vectors, self._lengths(rows), None)._replace(rows=rows)
 
     def _step(self) -> int:
-        return max(1, min(_CHUNK_ROWS, _CHUNK_VALUES // max(1, self.vectors.shape[1])))
+        dim: int = self.vectors.shape[1]
+        return max(1, min(_CHUNK_ROWS, _CHUNK_VALUES // max(1, dim)))
 
 
 class _Search:
@@ -496,7 +499,7 @@ class _Search:
         lengths: NDArray[np.float64],
     ) -> Iterator[tuple[int, Nearest]]:
         """Yield the number of each query ``(q, dim)`` and its nearest rows, in any order."""
-        wild = self.scan.facts()[1]
+        wild = self.scan.facts().wild
         if len(wild):
             self._wild = np.intersect1d(wild, self._scope.rows(), assume_unique=True)
             self._scored = self._scope.without(wild)
@@ -510,7 +513,7 @@ class _Search:
         def search(places: NDArray[np.int64]) -> list[Nearest]:
             return self._group(queries.take(places), vectors[places])
 
-        threads = min(settings().threads, len(groups))
+        threads = min(self.scan.threads, len(groups))
         is_single = len(lengths) < _MIN_BATCH
         if threads < 2 or is_single or self.scan.codes is None or self._scope.subset is not None:
             results = map(search, groups)
@@ -534,7 +537,7 @@ class _Search:
         count = len(queries.vectors)
         if count < _MIN_BATCH:
             return [np.array([place]) for place in range(count)]
-        size = max(_MIN_BATCH, min(_BATCH, -(-count // settings().threads)))
+        size = max(_MIN_BATCH, min(_BATCH, -(-count // self.scan.threads)))
         peaks = np.abs(queries.targets).max(axis=1)
         groups: list[list[int]] = []
         for place in np.argsort(-peaks, kind="stable").tolist():
@@ -603,8 +606,11 @@ class _Search:
             check_cancelled()
             part = rows[start : start + _CHUNK_ROWS]
             scored = self.scan.gathered_scores(query, self._metric, part)
+            scores = scored.scores[0, 0]
+            if scored.rows is None:
+                scores = scores[part - scored.start]
             errors = np.full(len(part), scored.errors[0, 0])
-            parts.append(Candidates(part, scored.scores[0, 0], errors).at_least(floor))
+            parts.append(Candidates(part, scores, errors).at_least(floor))
         joined = Candidates(
             np.concatenate([each.rows for each in parts]),
             np.concatenate([each.scores for each in parts]),
@@ -640,6 +646,38 @@ class _Search:
             vectors = np.take(self.scan.vectors, part, axis=0).astype(np.float64)
             result[start : start + step] = _distances(vectors, target, self._metric)
         return result
+
+
+def _scored(
+    queries: _Queries,
+    metric: Metric,
+    vectors: Embeddings,
+    lengths: _Lengths,
+    excluded: NDArray[np.bool_] | None,
+) -> ScoredRows:
+    """Return the scores of vectors. Those out of range must be excluded."""
+    # Higham 2002, section 3.1.
+    unit = (vectors.shape[1] + 8) * _EPSILON
+    if metric is Metric.COSINE:
+        errors = 2 * unit * queries.lengths
+    else:
+        squares = lengths.half_squares
+        largest = squares.max() if excluded is None else squares[~excluded].max(initial=0)
+        length = math.sqrt(2 * float(largest))
+        errors = 1.001 * unit * length * (queries.lengths + length)
+    with np.errstate(all="ignore"):
+        if len(queries.vectors) == 1:  # without threads, which would delay those of the codes
+            scores = np.vecdot(vectors, queries.vectors[0])[None]
+        else:
+            scores = queries.vectors @ vectors.T
+        if metric is Metric.COSINE:
+            scores *= lengths.inverses
+        else:
+            scores -= lengths.half_squares
+    if excluded is not None:
+        scores[:, excluded] = -np.inf
+    maxima = group_maxima(scores[None], queries.groups(len(vectors)))
+    return ScoredRows(0, scores[None], maxima, errors.astype(np.float32)[None])
 
 
 def _distances(

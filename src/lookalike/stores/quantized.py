@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.config import settings
 from lookalike.process_state import default_environment
 from lookalike.types import Embeddings, Metric
 
@@ -194,13 +193,14 @@ class QuantizedBlocks:
         return bound.astype(np.float32)
 
     def query_scores(
-        self, query: QuantizedQueries, blocks: slice, metric: Metric, out: NDArray[np.float32]
-    ) -> None:
-        """Compute the scores ``(blocks, rows)`` of one query."""
-        run = _query_kernel(os.getpid(), settings().threads)
+        self, query: QuantizedQueries, blocks: slice, metric: Metric, threads: int
+    ) -> NDArray[np.float32]:
+        """Return the scores ``(blocks, rows)`` of one query."""
+        run = _query_kernel(os.getpid(), threads)
         [products] = run({"query": query.codes[None], "codes": self.codes[blocks]})
         products = products[:, 0]
         scales = self.scales[blocks]
+        out = np.empty(products.shape, np.float32)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             for start in range(0, len(products), _CACHED):
                 part = slice(start, start + _CACHED)
@@ -214,6 +214,7 @@ class QuantizedBlocks:
                 scores *= some[:, _COSINE_SCALE if metric is Metric.COSINE else _SCALE]
                 if metric is Metric.L2:
                     scores -= some[:, _HALF_SQUARE]
+        return out
 
     def batch_scores(
         self,
@@ -228,10 +229,8 @@ class QuantizedBlocks:
         Also return the maxima ``(q, groups)`` of groups: if they are n, each has every n-th row.
         """
         scales = self.scales[block]
-        if metric is Metric.COSINE:
-            bias = np.zeros(self.rows, np.float32)
-        else:
-            bias = -scales[_HALF_SQUARE]
+        is_cosine = metric is Metric.COSINE
+        bias = np.zeros(self.rows, np.float32) if is_cosine else -scales[_HALF_SQUARE]
         if excluded is not None:
             bias[excluded] = -np.inf
         scores, maxima = _batch_kernel(os.getpid())(
@@ -239,7 +238,7 @@ class QuantizedBlocks:
                 "queries": queries.codes,
                 "codes": self.codes[block],
                 "step": np.asarray(queries.step),
-                "scales": scales[_COSINE_SCALE if metric is Metric.COSINE else _SCALE],
+                "scales": scales[_COSINE_SCALE if is_cosine else _SCALE],
                 "zero": np.array(queries.zero, np.uint8),
                 "bias": bias,
                 "shape": np.array([-1, self.rows // groups, groups]),
