@@ -34,18 +34,22 @@ def command(
     """Copy a gallery, or update a copy, and verify it.
 
     Encoder, rows and sources are copied; the images stay where they are.
-    Interrupted runs resume where they stopped.
+    Interrupted runs resume where they stopped. A gallery of an earlier lookalike
+    is migrated by copying it (pip install 'lookalike[lance]').
 
       lookalike copy photos.gallery backup.gallery
       lookalike copy photos.gallery milvus://localhost:19530/photos
     """
-    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.copy import copy
 
-    opened = Gallery.open(gallery)
     try:
         with console.progress() as on_progress:
-            report = opened.copy_to(
-                target, store=store, allow_removals=allow_removals, progress=on_progress
+            report = copy(
+                gallery,
+                target,
+                store=store,
+                allow_removals=allow_removals,
+                on_progress=on_progress,
             )
     except KeyboardInterrupt:
         console.note("interrupted; run the same command again to resume")

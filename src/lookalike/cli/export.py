@@ -17,7 +17,7 @@ def command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output file or folder.")],
     layout: Annotated[
         str,
-        typer.Option(metavar="NAME", help="parquet, or npy (as clip-retrieval)."),
+        typer.Option(metavar="NAME", help="parquet, npy (as clip-retrieval), jsonl, or lance."),
     ] = "parquet",
     as_json: AsJson = False,
 ) -> None:
@@ -25,6 +25,9 @@ def command(
 
     lookalike export photos.gallery photos.parquet
     lookalike export photos.gallery embeddings --layout npy
+    lookalike export photos.gallery rows --layout jsonl
+
+    All but jsonl need pip install 'lookalike[parquet]' or 'lookalike[lance]'.
     """
     from lookalike.gallery.gallery import Gallery
 

@@ -1,26 +1,30 @@
-"""Copy a gallery, from a folder to a store with an address or back, and verify the copy."""
+"""Copy a gallery, from a folder to a store with an address or back, and verify the copy.
+
+Galleries of formats 1 to 4 in folders are copied, too, which is how they are migrated.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from lookalike.encoders.base import Encoder
 from lookalike.errors import ArtifactError, FingerprintError, InputError, SettingError
 from lookalike.files import as_path
 from lookalike.formatting import format_count
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.recall import search_recall
-from lookalike.gallery.storage import gallery_exists
+from lookalike.gallery.storage import gallery_exists, is_outdated
 from lookalike.stores.base import Record, Rows
-from lookalike.stores.registry import is_address, parse_address
-from lookalike.types import Progress, ProgressCallback, ignore_progress
+from lookalike.stores.registry import StoreAddress, is_address, parse_address
+from lookalike.types import Metadata, Metric, Progress, ProgressCallback, ignore_progress
 
 BATCH = 4_096
 
@@ -70,8 +74,56 @@ class CopyReport:
         return {**fields, "seconds": round(self.seconds, 3)}
 
 
+class _Rows(Protocol):
+    """Rows that are copied."""
+
+    def count(self) -> int: ...
+
+    def ids(self) -> Sequence[str]: ...
+
+    def sample(self, k: int, seed: int = 0) -> Rows: ...
+
+    def rows(self, count: int) -> Iterator[Rows]: ...
+
+
+class _Original(Protocol):
+    """What is copied: a snapshot of a gallery, or a gallery of an older format."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def address(self) -> StoreAddress | None: ...
+
+    @property
+    def encoder(self) -> Encoder: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def sources(self) -> dict[str, str]: ...
+
+    @property
+    def source_options(self) -> dict[str, dict[str, Any]]: ...
+
+    @property
+    def written(self) -> frozenset[str]: ...
+
+    @property
+    def archive(self) -> Mapping[str, Metadata]: ...
+
+    @property
+    def store(self) -> _Rows: ...
+
+    def __len__(self) -> int: ...
+
+
 def copy(
-    gallery: Gallery,
+    gallery: Gallery | str | Path,
     target: str | Path,
     *,
     store: str | None = None,
@@ -83,15 +135,20 @@ def copy(
     Batches are committed as they complete. An interrupted copy resumes when it is called again;
     called later, it brings the copy up to date.
 
+    A folder of formats 1 to 4 is migrated by copying it to a new folder, with its uploaded images,
+    so that the old one can be deleted. This needs the extra ``lance``.
+
     Args:
-        gallery: copied from.
+        gallery: copied from: a gallery, or its folder or address.
         target: a folder or an address of rows; created if it does not exist.
         store: for a new folder, the address of its rows.
         allow_removals: delete target rows that are missing from the gallery.
         on_progress: called after every batch.
 
     Raises:
-        InputError: the target is the gallery itself, or its rows are not in ``store``.
+        InputError: the target is the gallery itself, or its rows are not in ``store``; or a gallery
+            of an older format is to be copied to a server.
+        MissingDependencyError: Lance is not installed, which galleries of older formats need.
         FingerprintError: the target has another encoder.
         ArtifactError: the target has rows that the gallery does not have, or rows read back differ.
         UnreachableError: a server does not answer.
@@ -100,36 +157,37 @@ def copy(
     start = time.perf_counter()
     if not (isinstance(target, str) and is_address(target)):
         target = as_path(target, "target")
-    gallery = gallery.snapshot()
-    _check_place(gallery, target)
+    original = _open_original(gallery, target, store)
+    _check_place(original, target)
     if gallery_exists(target):
         copied = Gallery.open(target)
-        _check(gallery, copied, target, store)
+        _check(original, copied, target, store)
         digests = {record.id: _digest(record) for record in copied.store.records()}
     else:
-        copied = Gallery.create(target, encoder=gallery.encoder, metric=gallery.metric, store=store)
+        encoder, metric = original.encoder, original.metric
+        copied = Gallery.create(target, encoder=encoder, metric=metric, store=store)
         digests = {}
-    extra = sorted(digests.keys() - set(gallery.store.ids())) if digests else []
+    extra = sorted(digests.keys() - set(original.store.ids())) if digests else []
     if extra and not allow_removals:
         raise ArtifactError(
-            f"{target}: has {format_count(len(extra), 'row')} that {gallery.path.name} does not "
+            f"{target}: has {format_count(len(extra), 'row')} that {original.path.name} does not "
             f"have, e.g. {extra[0]!r}; to delete them, set {{allow_removals}}. Nothing was changed",
             allow_removals=None,
         )
     counts = {"added": 0, "updated": 0, "unchanged": 0}
-    changed = _changed_rows(gallery, digests, counts, on_progress)
+    changed = _changed_rows(original, digests, counts, on_progress)
     copied.upsert(
         changed,
-        fingerprint=gallery.fingerprint,
-        sources=gallery.sources,
-        source_options=gallery.source_options,
-        written=gallery.written,
-        archive=gallery.archive,
+        fingerprint=original.fingerprint,
+        sources=original.sources,
+        source_options=original.source_options,
+        written=original.written,
+        archive=original.archive,
     )
     removed = copied.remove_rows(extra) if extra else 0
     copied.optimize()
-    compared = _compare(gallery, copied)
-    queries, recall = _measure_recall(gallery, copied)
+    compared = _compare(original, copied)
+    queries, recall = _measure_recall(original, copied)
     seconds = time.perf_counter() - start
     return CopyReport(
         **counts,
@@ -142,7 +200,38 @@ def copy(
     )
 
 
-def _check_place(gallery: Gallery, target: str | Path) -> None:
+def _open_original(
+    gallery: Gallery | str | Path, target: str | Path, store: str | None
+) -> _Original:
+    """Return a snapshot of a gallery, or a gallery of an older format.
+
+    Raises:
+        InputError: a gallery of an older format is to be copied to a server.
+        MissingDependencyError: Lance is not installed, which such a gallery needs.
+        ArtifactError: there is no gallery, or it is broken.
+    """
+    if isinstance(gallery, Gallery):
+        return gallery.snapshot()
+    if (isinstance(gallery, str) and is_address(gallery)) or not is_outdated(
+        folder := as_path(gallery, "gallery")
+    ):
+        return Gallery.open(gallery).snapshot()
+    if store is not None or is_address(target):
+        raise InputError(
+            f"{folder}: was written by an earlier lookalike; copy it to a folder first, and that "
+            f"one to {store or target}"
+        )
+    if folder.resolve() == Path(target).resolve():
+        raise InputError(
+            f"{target}: is the gallery itself; to keep its name, rename it first and copy it to "
+            "the old name"
+        )
+    from lookalike.gallery.migration import OldGallery
+
+    return OldGallery(folder, Path(target))
+
+
+def _check_place(gallery: _Original, target: str | Path) -> None:
     """Refuse to write a copy into the folder of the gallery, among its own files."""
     if is_address(target):
         return
@@ -150,7 +239,7 @@ def _check_place(gallery: Gallery, target: str | Path) -> None:
         raise InputError(f"{target}: is inside the gallery itself; choose another target")
 
 
-def _check(gallery: Gallery, copied: Gallery, target: str | Path, store: str | None) -> None:
+def _check(gallery: _Original, copied: Gallery, target: str | Path, store: str | None) -> None:
     if store is not None and parse_address(store) != copied.address:
         raise SettingError(
             f"{target}: its rows are in {copied.address or 'its folder'}, not in {store}; remove "
@@ -168,7 +257,7 @@ def _check(gallery: Gallery, copied: Gallery, target: str | Path, store: str | N
 
 
 def _changed_rows(
-    gallery: Gallery,
+    gallery: _Original,
     digests: Mapping[str, bytes],
     counts: dict[str, int],
     on_progress: ProgressCallback,
@@ -212,7 +301,7 @@ def _digest(record: Record) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _compare(gallery: Gallery, copied: Gallery) -> int:
+def _compare(gallery: _Original, copied: Gallery) -> int:
     """Read a sample of rows from both galleries; return its size.
 
     Raises:
@@ -234,12 +323,12 @@ def _compare(gallery: Gallery, copied: Gallery) -> int:
     return len(one)
 
 
-def _measure_recall(gallery: Gallery, copied: Gallery) -> tuple[int, float | None]:
+def _measure_recall(gallery: _Original, copied: Gallery) -> tuple[int, float | None]:
     """Return the number of queries, and the recall of the copy's search for them, if any."""
     queries = gallery.store.sample(RECALL_QUERIES).embeddings
     if not len(queries):
         return 0, None
-    local = gallery if gallery.address is None else copied
+    local = gallery if isinstance(gallery, Gallery) and gallery.address is None else copied
     exact = local.store.search(queries, RECALL_K, gallery.metric, exact=True)
     results = copied.store.search(queries, RECALL_K, gallery.metric)
     return len(queries), search_recall(results, exact)

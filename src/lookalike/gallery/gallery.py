@@ -352,12 +352,14 @@ class Gallery(IndexedGallery, BaseGallery):
 
         Args:
             path: the new file or folder.
-            layout: ``parquet``, one file, or ``npy``, a folder in the layout of clip-retrieval; see
+            layout: ``parquet``, one file; ``npy``, a folder in the layout of clip-retrieval;
+                ``jsonl``, a folder of a numpy file and JSON Lines; or ``lance``, a Lance table. See
                 :func:`lookalike.gallery.export.export`.
             progress: True shows it on a terminal or in a notebook; a callback gets it.
 
         Raises:
             UnknownNameError: no such layout.
+            MissingDependencyError: the layout needs a package that is not installed.
             ArtifactError: ``path`` exists.
             StorageError: it could not be written.
         """

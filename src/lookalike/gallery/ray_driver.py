@@ -12,13 +12,9 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from lookalike.process_state import IgnoreWarnings, default_environment
+from lookalike.process_state import default_environment
 
 _log = logging.getLogger(__name__)
-
-_FORK_WARNINGS = IgnoreWarnings(
-    UserWarning, "lance is not fork-safe"
-)  # Ray forks to start programs
 
 
 @contextlib.contextmanager
@@ -28,7 +24,7 @@ def starting() -> Iterator[None]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # avoids a warning
     }
-    with default_environment(**variables), _FORK_WARNINGS:
+    with default_environment(**variables):
         yield
 
 

@@ -14,8 +14,10 @@ only through :func:`lookalike.files.bare_name`, and a folder's parts may not be 
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -81,6 +83,7 @@ IDENTITY = "identity"
 PARTS = (ENCODER, STORE, IMAGES, LOCK, QUEUE, INDEXING)
 """Folders and lock files of a gallery; none may be a link."""
 
+_SUFFIX = ".gallery"
 _MAX_ROWS = 1 << 62
 
 _WHAT = "a gallery"
@@ -186,12 +189,7 @@ class FolderStorage:
 
     def read_file(self, name: str) -> bytes | None:
         """Return the content of a file in the folder; None if there is none."""
-        try:
-            return read_regular(self.path / name, limit=LARGE, follow=False)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise ArtifactError(f"{self.path / name}: cannot be read ({error.strerror})") from error
+        return read_folder_file(self.path / name)
 
     def write_file(self, name: str, data: bytes) -> None:
         """Write or replace a file in the folder."""
@@ -283,11 +281,33 @@ def is_outdated(folder: Path) -> bool:
 
 def outdated_error(folder: Path) -> FormatVersionError:
     """Return the error that the rows of a folder are in Lance tables, of formats 1 to 4."""
-    name = shlex.quote(str(folder))
+    old, new = (shlex.quote(str(path)) for path in (folder, _migrated_path(folder)))
     return FormatVersionError(
-        f"{folder}: was written by lookalike 0.1, whose rows are in Lance tables. To migrate it: "
-        f"pip install 'lookalike[lance]', then lookalike copy {name} NEW"
+        f"{folder}: was written by an earlier lookalike, with its rows in a Lance table. Migrate "
+        f"it: pip install 'lookalike[lance]' && lookalike copy {old} {new}"
     )
+
+
+def _migrated_path(folder: Path) -> Path:
+    """Return a new path for a gallery beside an old one."""
+    folder = folder if folder.name.strip(".") else folder.absolute().resolve()
+    stem = folder.name.removesuffix(_SUFFIX)
+    names = (f"{stem}-{number}{_SUFFIX}" for number in count(2))
+    return next(path for name in names if not os.path.lexists(path := folder.with_name(name)))
+
+
+def read_folder_file(path: Path) -> bytes | None:
+    """Return the content of a file in a gallery's folder; None if there is none.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    try:
+        return read_regular(path, limit=LARGE, follow=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_folder(folder: Path) -> dict[str, Any]:

@@ -13,13 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import LookalikeError, SettingError
+from lookalike.errors import LookalikeError, SettingError, requiring
 from lookalike.files import is_url
 from lookalike.formatting import format_count, format_distance, printable, shorten
-from lookalike.images.decode import shrink_image
-from lookalike.images.inline import grid_html
-from lookalike.sources import open_items
-from lookalike.sources.tables import add_metadata, data_frame
 from lookalike.types import Hit, ImageArray, Metric
 
 if TYPE_CHECKING:
@@ -155,14 +151,20 @@ class Hits(Sequence[Hit]):
         Raises:
             MissingDependencyError: pandas is not installed.
         """
+        from lookalike.sources.tables import data_frame
+
         return data_frame("Hits.to_pandas", self._columns())
 
     def to_arrow(self) -> pa.Table:
         """Return a ``pyarrow.Table`` with the rows and columns of :meth:`to_pandas`.
 
         A column whose values have no common type is text, in JSON.
+
+        Raises:
+            MissingDependencyError: pyarrow is not installed.
         """
-        import pyarrow as pa
+        with requiring("pyarrow", "Hits.to_arrow", "parquet"):
+            import pyarrow as pa
 
         def array(values: Any) -> pa.Array:
             try:
@@ -186,6 +188,8 @@ class Hits(Sequence[Hit]):
         }
         if self.measure == Metric.COSINE:
             columns["similarity"] = self.similarities
+        from lookalike.sources.tables import add_metadata
+
         add_metadata(columns, [hit.metadata for hit in self.rows])
         return columns
 
@@ -240,6 +244,8 @@ class Hits(Sequence[Hit]):
         if query is not None:
             lines = max((caption.count("\n") for _, caption in cells), default=0)
             cells.insert(0, (query, "query" + "\n\N{NO-BREAK SPACE}" * lines))  # as high as theirs
+        from lookalike.images.inline import grid_html
+
         return f"<div><p>{html.escape(printable(title))}</p>{grid_html(cells)}</div>"
 
     def _at(self, hit: Hit) -> str:
@@ -273,6 +279,8 @@ class HitsList(list[Hits]):
 
 def display_size(image: ImageArray) -> ImageArray:
     """Downscale an image to what :meth:`Hits.images` returns."""
+    from lookalike.images.decode import shrink_image
+
     return shrink_image(image, _MAX_SIDE)
 
 
@@ -281,6 +289,8 @@ def _read_by_uri(hits: Sequence[Hit]) -> list[ImageArray | None]:
 
 
 def _read_uri(uri: str) -> ImageArray | None:
+    from lookalike.sources import open_items
+
     try:
         return display_size(open_items([uri])[0].image())
     except LookalikeError:

@@ -539,7 +539,7 @@ class _Worker:
     """One decoder process; ``starts`` counts how often it was started.
 
     It communicates over a socket pair. The process is started by ``Popen`` and not by the event
-    loop, which may run fork handlers of libraries (such as Lance's warning) before the exec.
+    loop, which may run fork handlers of libraries before the exec.
     """
 
     def __init__(self, command: Sequence[str]) -> None:

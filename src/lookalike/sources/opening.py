@@ -29,8 +29,9 @@ from lookalike.sources.base import Item, Source
 from lookalike.sources.folder import FolderSource, file_signature, file_size
 from lookalike.sources.manifest import ManifestSource
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
+from lookalike.sources.parquet import image_column
 from lookalike.sources.path_kinds import check_source
-from lookalike.sources.shards import PARQUET, TAR, ShardSource, image_column, open_shards
+from lookalike.sources.shards import PARQUET, TAR, ShardSource, open_shards
 from lookalike.sources.tables import SUFFIXES as TABLES
 from lookalike.sources.urls import read_url
 from lookalike.types import ProgressCallback, ignore_progress

@@ -25,8 +25,9 @@ from lookalike.sources import skipping
 from lookalike.sources.base import Item, source_name, source_repr
 from lookalike.sources.folder import file_signature
 from lookalike.sources.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
+from lookalike.sources.parquet import image_column, open_parquet
 from lookalike.sources.skipping import SkipCounter, Skipped, reason_to_skip
-from lookalike.sources.tables import MAX_ROW, Table, open_parquet, read_table
+from lookalike.sources.tables import MAX_ROW, Table, read_table
 from lookalike.types import Failure, Metadata
 
 if TYPE_CHECKING:
@@ -478,24 +479,6 @@ class ParquetShard:
         with open_parquet(self.path, **options) as file:
             for batch in file.iter_batches(self._BATCH, [group], [self._column], use_threads=False):
                 yield batch.column(0)
-
-
-def image_column(path: Path) -> str | None:
-    """Return the column of a Parquet file that holds image bytes, or None."""
-    import pyarrow as pa
-
-    try:
-        with open_parquet(path) as file:
-            schema = file.schema_arrow
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
-    for field in schema:
-        kind = field.type
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            kind = kind.field("bytes").type
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            return str(field.name)
-    return None
 
 
 def _with_suffix(files: Sequence[Path], suffix: str, given: Path) -> list[Path]:

@@ -10,14 +10,14 @@ import codecs
 import csv
 import io
 import re
+from abc import abstractmethod
 from array import array
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from lookalike.csv_text import unescape_cell
 from lookalike.errors import SourceError, requiring
@@ -25,9 +25,7 @@ from lookalike.files import check_regular, open_regular, read_regular, valid_tex
 from lookalike.images.memory import BUDGET
 from lookalike.metadata import (
     MAX_BYTES,
-    MAX_COLUMNS,
     MAX_DIGITS,
-    MAX_LEVELS,
     NestingError,
     json_values,
     plain,
@@ -55,9 +53,6 @@ _MIN_CHUNK_ROWS = 16
 """Cells of CSV that are put together at a time, and rows at least."""
 
 _UINT32 = 0xFFFFFFFF
-_BATCH_ROWS = 4_096
-_BYTES_PER_VALUE = 16
-_MAX_LEAVES = 10 * MAX_COLUMNS
 
 _INTEGER = rf"-?(?:0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})"
 _NUMBER = r"-?(?:0|[1-9][0-9]{0,199})(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,2})?"
@@ -93,7 +88,18 @@ class Table:
 
     def only(self, *names: str) -> Sequence[Mapping[str, Any]]:
         """Return the rows with some of the columns, which costs nothing for the others."""
-        return self.rows.only(names) if isinstance(self.rows, _Columns | _Batches) else self.rows
+        return self.rows.only(names) if isinstance(self.rows, ColumnRows) else self.rows
+
+
+class ColumnRows(Sequence[Mapping[str, Any]]):
+    """Rows that are kept as columns, and made on access."""
+
+    @abstractmethod
+    def only(self, names: Sequence[str]) -> Self:
+        """Return the rows with some of the columns."""
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (self[i] for i in range(len(self)))
 
 
 def read_table(path: Path, *, without: Sequence[str] = (), texts: bool = False) -> Table:
@@ -111,16 +117,19 @@ def read_table(path: Path, *, without: Sequence[str] = (), texts: bool = False) 
 
     Raises:
         SourceError: it cannot be read at all, or needs more memory than there is.
+        MissingDependencyError: it is a Parquet file, and pyarrow is not installed.
     """
     suffix = path.suffix.lower()
     try:
         check_regular(path)
         if suffix == ".parquet":
-            return _read_parquet(path, without)
+            from lookalike.sources.parquet import read_parquet
+
+            return read_parquet(path, without)
         if suffix in (".json", ".jsonl", ".ndjson"):
-            _check_memory(path, path.stat().st_size * _MEMORY_OF_JSON)
+            check_memory(path, path.stat().st_size * _MEMORY_OF_JSON)
             return _read_json(path) if suffix == ".json" else _read_json_lines(path)
-        _check_memory(path, path.stat().st_size * _MEMORY_OF_CSV)
+        check_memory(path, path.stat().st_size * _MEMORY_OF_CSV)
         return _read_csv(path, texts=texts)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -139,7 +148,7 @@ def read_lines(path: Path) -> list[tuple[int, list[str]]]:
     """
     try:
         check_regular(path)
-        _check_memory(path, path.stat().st_size * _MEMORY_OF_CSV)
+        check_memory(path, path.stat().st_size * _MEMORY_OF_CSV)
         csv.field_size_limit(MAX_ROW)
         with open_regular(path) as file:
             lines = _Lines(_text_lines(file))
@@ -159,7 +168,7 @@ def read_lines(path: Path) -> list[tuple[int, list[str]]]:
         raise SourceError(f"{path}: cannot be read (not enough memory); split it") from None
 
 
-def _check_memory(path: Path, size: int) -> None:
+def check_memory(path: Path, size: int) -> None:
     """Refuse to read a table that may need more bytes of memory than there are."""
     limit = BUDGET.limit()
     if size > limit:
@@ -205,7 +214,7 @@ class _Texts:
         return text[ends[place] : ends[place + 1]]
 
 
-class _Columns(Sequence[Mapping[str, Any]]):
+class _Columns(ColumnRows):
     """The rows of columns of texts, each with the function that makes values of its texts."""
 
     def __init__(
@@ -214,10 +223,10 @@ class _Columns(Sequence[Mapping[str, Any]]):
         self._columns = columns
         self._count = count
 
-    def only(self, names: Sequence[str]) -> _Columns:
+    def only(self, names: Sequence[str]) -> Self:
         """Return the rows with some of the columns."""
         columns = {name: self._columns[name] for name in names if name in self._columns}
-        return _Columns(columns, self._count)
+        return type(self)(columns, self._count)
 
     def __len__(self) -> int:
         return self._count
@@ -226,9 +235,6 @@ class _Columns(Sequence[Mapping[str, Any]]):
         row = range(self._count)[index]
         pairs = ((name, texts[row], parse) for name, (texts, parse) in self._columns.items())
         return {name: parse(text) for name, text, parse in pairs if text}
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return (self[i] for i in range(self._count))
 
 
 def _number(text: str) -> int | float:
@@ -251,24 +257,6 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
 """The kinds of columns of CSV, in the order in which they are tried, and what parses their texts.
 
 Integers of any length are exact; beside a long one, those of a column of numbers are, too."""
-
-
-def _cell(value: Any) -> Any:
-    """Return a value of a column as a JSON value; None for what has none."""
-    try:
-        return plain(value.as_py() if hasattr(value, "as_py") else value)
-    except UnicodeDecodeError as error:  # text that is none
-        return plain(bytes(error.object).decode("utf-8", "surrogateescape"))
-    except Exception:  # noqa: BLE001 - one value must not cost a row
-        return _as_text(value)
-
-
-def _as_text(value: Any) -> str | None:
-    """Return a value that Python has not, such as a time in nanoseconds, as text."""
-    try:
-        return valid_text(value.cast("string").as_py())
-    except Exception:  # noqa: BLE001 - one value must not cost a row
-        return None
 
 
 class _CsvTable:
@@ -591,136 +579,3 @@ def _read_json_lines(path: Path) -> Table:
             elif line.strip():
                 objects.add_text(number, line)
     return objects.table()
-
-
-def _read_parquet(path: Path, without: Sequence[str]) -> Table:
-    with open_parquet(path) as file:
-        names, problems = _columns_to_read(path, file, without)
-    rows = _Batches()
-    with open_parquet(path, read_dictionary=_texts_of(path)) as file:
-        numbers = _read_row_groups(path, file, names, rows, problems)
-    return Table(path, tuple(names), rows, 1, "row", tuple(problems), numbers)
-
-
-class _Batches(Sequence[Mapping[str, Any]]):
-    """The rows of batches of Arrow columns; converted on access."""
-
-    def __init__(self) -> None:
-        self._batches: list[Any] = []
-        self._ends: list[int] = []
-
-    def only(self, names: Sequence[str]) -> _Batches:
-        """Return the rows with some of the columns."""
-        rows = _Batches()
-        for batch in self._batches:
-            known = [name for name in dict.fromkeys(names) if name in batch.schema.names]
-            rows.append(batch.select(known))
-        return rows
-
-    def append(self, batch: Any) -> None:
-        """Add the rows of a batch."""
-        self._batches.append(batch)
-        self._ends.append(len(self) + batch.num_rows)
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, index: Any) -> Any:
-        row = range(len(self))[index]
-        place = bisect_right(self._ends, row)
-        batch, row = self._batches[place], row - (self._ends[place - 1] if place else 0)
-        pairs = ((name, _cell(batch.column(name)[row])) for name in batch.schema.names)
-        return {name: value for name, value in pairs if value is not None and value != ""}
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return (self[i] for i in range(len(self)))
-
-
-def open_parquet(path: Path, **options: Any) -> Any:
-    """Return an open Parquet file, of which only the footer was read.
-
-    Raises:
-        SourceError: it is nested too deep, or broken.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    check_regular(path)
-    try:
-        return pq.ParquetFile(path, **options)
-    except (pa.ArrowException, OSError, ValueError) as error:  # names may be no text
-        raise SourceError(f"{path}: broken Parquet ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _columns_to_read(
-    path: Path, file: Any, without: Sequence[str]
-) -> tuple[list[str], list[Failure]]:
-    """Return the columns of a Parquet file that can be stored, and what is wrong with the others.
-
-    Raises:
-        SourceError: they may need more memory than there is.
-    """
-    metadata, names = file.metadata, [n for n in file.schema_arrow.names if n not in without]
-    if metadata.num_columns > _MAX_LEAVES:
-        raise SourceError(f"{path}: has {metadata.num_columns:,} columns, over {_MAX_LEAVES:,}")
-    if (duplicate := repeated(names)) is not None:
-        raise SourceError(f"{path}: duplicate column {duplicate!r}")
-    leaves = [metadata.schema.column(i).path.split(".") for i in range(metadata.num_columns)]
-    deep = {leaf[0] for leaf in leaves if len(leaf) > 2 * MAX_LEVELS}
-    problems = [
-        Failure(str(path), f"column {name!r} is nested over {MAX_LEVELS} levels deep, not read")
-        for name in names
-        if name in deep
-    ]
-    names = [name for name in names if name not in deep]
-    wanted = [i for i, leaf in enumerate(leaves) if leaf[0] in frozenset(names)]
-    size = metadata.num_rows * len(wanted) * _BYTES_PER_VALUE
-    if not without:
-        # The sizes of single columns would be in ``row_group(n).column(i)``, which ends the process
-        # if a footer is broken. What they add up to is checked again while rows are read.
-        groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-        size += sum(max(0, group.total_byte_size) for group in groups)
-    _check_memory(path, size)
-    return names, problems
-
-
-def _texts_of(path: Path) -> list[str]:
-    """Return the columns of texts of a Parquet file: a text that is repeated is kept once."""
-    with open_parquet(path) as file:
-        schema = file.metadata.schema
-        columns = [schema.column(i) for i in range(file.metadata.num_columns)]
-    return [each.path for each in columns if each.physical_type == "BYTE_ARRAY"]
-
-
-def _read_row_groups(
-    path: Path, file: Any, names: Sequence[str], rows: _Batches, problems: list[Failure]
-) -> list[int]:
-    """Add the rows that can be read, and what is wrong with others; return their numbers.
-
-    Raises:
-        SourceError: they need more memory than there is, which the footer did not say.
-    """
-    import pyarrow as pa
-
-    numbers: list[int] = []
-    size, first = 0, 1
-    for group in range(file.metadata.num_row_groups):
-        count = file.metadata.row_group(group).num_rows
-        start = len(numbers)
-        try:
-            for batch in file.iter_batches(_BATCH_ROWS, [group], names, use_threads=False):
-                size += batch.nbytes
-                _check_memory(path, size)
-                rows.append(batch)
-                begin = first + len(numbers) - start
-                numbers += range(begin, begin + batch.num_rows)
-        except (pa.ArrowException, OSError) as error:
-            begin = first + len(numbers) - start
-            place = f"{path}, rows {begin:,} to {first + count - 1:,}"
-            problems.append(Failure(place, f"broken Parquet ({_first_line(error)})"))
-        first += count
-    return numbers
