@@ -309,13 +309,15 @@ def _is_folder(path: str, queries: Sequence[str]) -> bool:
         ArtifactError: it is neither.
         InputError: it is an image, as where the arguments are swapped.
     """
+    from lookalike.artifacts import GALLERY_MANIFEST
     from lookalike.errors import InputError
     from lookalike.files import is_url
-    from lookalike.sources.path_kinds import PathKind, kind_of_path, no_gallery_error
-    from lookalike.stores.registry import is_address
+    from lookalike.stores.addresses import is_address
 
-    if is_address(path) and not is_url(path):
+    if (is_address(path) and not is_url(path)) or (Path(path) / GALLERY_MANIFEST).is_file():
         return False
+    from lookalike.sources.path_kinds import PathKind, kind_of_path, no_gallery_error
+
     kind = kind_of_path(path)
     if kind is PathKind.IMAGE or is_url(path) or path == STDIN:
         folders = [each for each in queries if Path(each).is_dir()]

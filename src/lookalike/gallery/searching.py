@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,20 +13,16 @@ from lookalike.errors import ImageError, MissingRowError
 from lookalike.gallery.ids import can_be_id, missing_row_error
 from lookalike.gallery.lookup import find_rows, ids_like
 from lookalike.gallery.opening import OpenedGallery
-from lookalike.images.decode import decode
-from lookalike.images.local_features import reduce_image
 from lookalike.search.hits import Hits, display_size
 from lookalike.search.query import encode_queries, run_now, with_stored_rows
 from lookalike.search.region import QueryRegion
 from lookalike.search.request import Example, QueryImage, SearchRequest
 from lookalike.search.search import search_rows
-from lookalike.sources.sampling import thread_map
-from lookalike.sources.urls import read_url
 from lookalike.stores.base import RowReader, Rows
 from lookalike.types import Embeddings, ImageArray
 
 if TYPE_CHECKING:
-    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.gallery import Gallery, GalleryRow
 
 _BATCH = 32
 """Images that are decoded and encoded at a time."""
@@ -47,7 +43,7 @@ def run_request(gallery: Gallery, opened: OpenedGallery, request: SearchRequest)
     if any(query.has_rows for query in queries):
         opened = opened.snapshot()  # the queries are rows of what is searched
         queries = tuple(with_stored_rows(query, opened.store) for query in queries)
-    read = partial(gallery.read_images, reduce=reduce_image)
+    read = partial(_read_reduced, gallery)
     results: list[Hits] = []
     if request.is_plain:
         vectors = run_now(encode_queries(queries, request, _Steps(gallery, opened)))
@@ -61,6 +57,13 @@ def run_request(gallery: Gallery, opened: OpenedGallery, request: SearchRequest)
             results += search_rows(request, opened.store, encoded, read)
     reader = partial(gallery.read_images, reduce=display_size)
     return [replace(hits, reader=reader) for hits in results]
+
+
+def _read_reduced(gallery: Gallery, rows: Iterable[GalleryRow]) -> list[ImageArray | None]:
+    """Return the images of rows in the size in which local features are compared."""
+    from lookalike.images.local_features import reduce_image
+
+    return gallery.read_images(rows, reduce_image)
 
 
 def query_rows(store: RowReader, ids: Sequence[str]) -> Rows:
@@ -120,6 +123,9 @@ class _Steps:
                 image = _query_image(example.image, full_size)
             else:
                 url = str(example.url)
+                from lookalike.images.decode import decode
+                from lookalike.sources.urls import read_url
+
                 data = read_url(url, advice="download the image, and pass its path")
                 image = decode(data, name=url, full_size=full_size)
             return region.crops(image)
@@ -127,6 +133,8 @@ class _Steps:
         pairs = list(zip(examples, rows, strict=True))
         if len(pairs) == 1:
             return [read(pairs[0])]
+        from lookalike.sources.sampling import thread_map
+
         return list(thread_map(read, pairs, batch_size=1))
 
     async def encode_images(self, images: Sequence[ImageArray]) -> Embeddings:

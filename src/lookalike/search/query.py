@@ -127,7 +127,10 @@ async def encode_queries(
     """
     for query in queries:
         query.check_region(request.region)
-    several = [(query, None) if steps.supports_text else _by_keywords(query) for query in queries]
+    several = [
+        _by_keywords(query) if query.has_text and not steps.supports_text else (query, None)
+        for query in queries
+    ]
     examples = [example for query, _ in several for example in query.examples]
     encoded = iter(await _encode_examples(examples, request, steps))
     results = []
@@ -147,15 +150,13 @@ async def encode_queries(
 
 
 def _by_keywords(query: Query) -> tuple[Query, str | None]:
-    """Return a query without its texts, and their words; None if it has no text.
+    """Return a query without its texts, and their words; None if all words are unwanted.
 
     Raises:
         InputError: a text has no word, results should be unlike it, or nothing else is left than
             what they should be unlike.
     """
     texts = [example for example in query.examples if example.text is not None]
-    if not texts:
-        return query, None
     rest = tuple(example for example in query.examples if example.text is None)
     unlike = next((example for example in texts if example.weight < 0), None)
     if unlike is not None or (rest and not any(example.weight > 0 for example in rest)):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lookalike.arguments import as_flag
 from lookalike.errors import InputError
-from lookalike.images.foreground import FOREGROUND_MARGIN, Box, find_foreground
 from lookalike.types import ImageArray
+
+if TYPE_CHECKING:
+    from lookalike.images.foreground import Box
 
 _CROPS = ((2 / 3, 2), (1 / 2, 3))
 """Crops of a multi-crop query: the share of each side, and crops per side."""
@@ -47,6 +50,8 @@ class QueryRegion:
             if isinstance(box, str) or not isinstance(box, Sequence | np.ndarray):
                 raise InputError("{box} must be x, y, width and height in pixels", box=box)
             try:
+                from lookalike.images.foreground import Box
+
                 box = Box.from_sequence([operator.index(value) for value in box])
             except TypeError:
                 raise InputError(
@@ -63,6 +68,8 @@ class QueryRegion:
         """Return the crops of an image to encode; the first holds all the others."""
         region = image if self.box is None else self.box.crop(image)
         if self.foreground:
+            from lookalike.images.foreground import FOREGROUND_MARGIN, find_foreground
+
             region = find_foreground(region).box(FOREGROUND_MARGIN).crop(region)
         if not self.multi_crop:
             return [region]
@@ -88,6 +95,8 @@ WHOLE_IMAGE = QueryRegion()
 
 def multi_crop_boxes(image: ImageArray) -> list[Box]:
     """Return 2 x 2 boxes of two thirds of the sides and 3 x 3 of one half."""
+    from lookalike.images.foreground import Box
+
     height, width = image.shape[:2]
     boxes = []
     for share, count in _CROPS:

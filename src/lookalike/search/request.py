@@ -19,7 +19,6 @@ from lookalike.arguments import as_flag
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.filters import Filter, Where, as_filter
-from lookalike.images.decode import decode
 from lookalike.search.region import WHOLE_IMAGE, QueryRegion
 from lookalike.texts import repeated
 from lookalike.types import ImageArray, Metric
@@ -105,6 +104,8 @@ class SentImage:
             InputError: it is not base64.
             ImageError: it cannot be decoded.
         """
+        from lookalike.images.decode import decode
+
         return decode(self.file_bytes(), name=self.name, full_size=full_size)
 
     def file_bytes(self) -> bytes:
@@ -324,6 +325,11 @@ class Query:
     def has_rows(self) -> bool:
         """Whether rows of the gallery are examples."""
         return any(example.id is not None or example.stored for example in self.examples)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether texts are examples."""
+        return any(example.text is not None for example in self.examples)
 
     def check_region(self, region: QueryRegion) -> None:
         """Check that a region is of the one image of this query, which may have a text too.

@@ -18,7 +18,6 @@ from lookalike.cancellation import check_cancelled
 from lookalike.errors import TEXT_COMMAND, InputError, MissingRowError
 from lookalike.filters import Filter, RowFilter
 from lookalike.formatting import shorten
-from lookalike.images import local_features
 from lookalike.search import rerank
 from lookalike.search.hits import Hits, ImageReader, RankedBy
 from lookalike.search.keywords import fuse_rankings, with_text
@@ -336,6 +335,8 @@ def _verified_order(
             "not a text or a vector"
         )
     candidates = hits[:GEOMETRIC_DEPTH]
+    from lookalike.images import local_features
+
     matches = local_features.verify_candidates(image, read_images(candidates))
     inliers = [None if match is None else match.inlier_count for match in matches]
     return local_features.rerank_order([hit.distance for hit in candidates], inliers)

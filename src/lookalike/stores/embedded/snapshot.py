@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -166,8 +166,7 @@ class EmbeddedSnapshot:
         k: int,
     ) -> list[list[Hit]]:
         """Return the first ``k`` hits of each query, equal distances ordered by id."""
-        every = np.unique(np.concatenate(slots)) if slots else np.empty(0, np.int64)
-        records = self._records_at(every)
+        records = self._records_at(slot for each in slots for slot in each.tolist())
         hits = []
         for row_slots, row_distances in zip(slots, distances, strict=True):
             pairs = zip(row_distances.tolist(), row_slots.tolist(), strict=True)
@@ -313,16 +312,17 @@ class EmbeddedSnapshot:
             if missing is not None:
                 raise MissingRowError(f"there is no row with the id {missing!r}")
 
-    def _records_at(self, slots: NDArray[np.int64]) -> dict[int, Record]:
+    def _records_at(self, slots: Iterable[int]) -> dict[int, Record]:
         """Return rows by slot, after a comparison with their checksums.
 
         Raises:
             ArtifactError: one is missing or has changed since it was written.
         """
+        wanted = sorted(set(slots))
         records = {}
         vectors = self._vectors
         for slot, row_id, uri, digest, signature, text, checksum in self._select_many(
-            f"SELECT {_COLUMNS} FROM rows WHERE slot IN (?)", slots.tolist()
+            f"SELECT {_COLUMNS} FROM rows WHERE slot IN (?)", wanted
         ):
             try:
                 content_hash = unpack_hash(digest)
@@ -335,14 +335,14 @@ class EmbeddedSnapshot:
                     self._database, f"the row {row_id!r} has changed since it was written"
                 )
             records[slot] = Record(row_id, uri, parse_metadata(text), content_hash, signature)
-        if len(records) < len(slots):
-            missing = next(slot for slot in slots.tolist() if slot not in records)
+        if len(records) < len(wanted):
+            missing = next(slot for slot in wanted if slot not in records)
             raise unreadable(self._database, f"there is no row in slot {missing}")
         return records
 
     def _at(self, slots: NDArray[np.int64]) -> Rows:
         """Return rows by slot, in this order."""
-        by_slot = self._records_at(np.unique(slots))
+        by_slot = self._records_at(slots.tolist())
         records = [by_slot[slot] for slot in slots.tolist()]
         return Rows(
             ids=[row.id for row in records],
