@@ -410,7 +410,7 @@ class _Scan:
         self, query: QuantizedQueries, metric: Metric, scope: _Scope, k: int
     ) -> Iterator[ScoredRows]:
         assert self.codes is not None
-        size = self.codes.rows
+        size, wild = self.codes.rows, self.wild_blocks()
         for start in range(0, len(self.codes), _CHUNK_BLOCKS):
             check_cancelled()
             part = slice(start, min(start + _CHUNK_BLOCKS, len(self.codes)))
@@ -420,6 +420,7 @@ class _Scan:
                 np.copyto(scores, np.float32(-np.inf), where=excluded.reshape(scores.shape))
             maxima = group_maxima(scores[:, None], group_count(size, len(scores), 1, k))
             errors = self.codes.errors(query, part, metric)
+            errors[wild[part]] = 0  # all of their rows are excluded
             yield ScoredRows(start * size, scores[:, None], maxima, errors)
 
     def _batch_scores(

@@ -151,46 +151,17 @@ class QuantizedBlocks:
     ) -> NDArray[np.float32]:
         """Return bounds ``(blocks, q)`` of the errors of scores."""
         residual, relative, _, largest = self.bounds[blocks].T
+        exact: NDArray[np.float64] | float = 5 * _EPSILON * largest[:, None] ** 2
         if metric is Metric.COSINE:
             residual, largest, exact = relative, np.ones_like(relative), 0.0
-        else:
-            exact = 5 * _EPSILON * largest**2
-        return self._bound(queries, residual, largest, exact)
-
-    def row_errors(
-        self, queries: QuantizedQueries, rows: NDArray[np.int64], metric: Metric
-    ) -> NDArray[np.float32]:
-        """Return such bounds for a query and some rows, ``(rows,)``.
-
-        They are independent of the other rows of a block: no value is rounded by more than half a
-        scale.
-        """
-        blocks, places = np.divmod(rows, self.rows)
-        half = np.sqrt(self.codes.shape[1]) / 2
-        if metric is Metric.COSINE:
-            residual = self.scales[blocks, _COSINE_SCALE, places] * half
-            return self._bound(queries, residual, np.ones_like(residual), 0.0)[:, 0]
-        residual = self.scales[blocks, _SCALE, places] * half
-        squares = 2 * self.scales[blocks, _HALF_SQUARE, places]
-        return self._bound(queries, residual, np.sqrt(squares), 5 * _EPSILON * squares)[:, 0]
-
-    def _bound(
-        self,
-        queries: QuantizedQueries,
-        residuals: NDArray[Any],
-        lengths: NDArray[Any],
-        exact: NDArray[Any] | float,
-    ) -> NDArray[np.float32]:
-        """Bound ``|q x - q' x'|`` of queries and rows by the lengths of what rounding changed.
-
-        To ``|q - q'| |x| + |q'| |x - x'|`` it adds the rounding of products in 32 bits.
-        """
+        # To |q - q'| |x| + |q'| |x - x'| comes the rounding of products in 32 bits.
         codes = _LEVELS * float(queries.step) * np.sqrt(self.codes.shape[1])
         rounding = 8 * _EPSILON * (queries.lengths + codes)
-        bound = np.multiply.outer(lengths, (queries.errors + rounding) * _SLACK)
-        bound += np.multiply.outer(residuals, (queries.lengths + rounding) * _SLACK)
-        bound += np.reshape(exact, (-1, 1))
-        return bound.astype(np.float32)
+        bound = np.multiply.outer(largest, (queries.errors + rounding) * _SLACK)
+        bound += np.multiply.outer(residual, (queries.lengths + rounding) * _SLACK)
+        bound += exact
+        with np.errstate(over="ignore"):
+            return bound.astype(np.float32)
 
     def query_scores(
         self, query: QuantizedQueries, blocks: slice, metric: Metric, threads: int
