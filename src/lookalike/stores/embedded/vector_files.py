@@ -94,7 +94,8 @@ class VectorFiles:
             vectors.seek(slots * self._dim * _FLOAT.itemsize)
             vectors.write(embeddings.data.cast("B") if embeddings.size else b"")
             vectors.flush()
-            for block in range(slots // BLOCK, (slots + len(embeddings)) // BLOCK):
+            blocks = range(slots // BLOCK, (slots + len(embeddings)) // BLOCK)
+            for block in blocks:
                 check_cancelled()
                 start = block * BLOCK
                 rows = embeddings[start - slots : start - slots + BLOCK]
@@ -104,7 +105,7 @@ class VectorFiles:
                         vectors.read(BLOCK * self._dim * _FLOAT.itemsize), _FLOAT
                     ).reshape(BLOCK, self._dim)
                 self._append_block(block, rows, codes, scales, connection)
-            for file in (vectors, codes, scales):
+            for file in (vectors, codes, scales) if blocks else (vectors,):
                 file.flush()
                 _sync(file.fileno())
 
@@ -134,7 +135,7 @@ class VectorFiles:
             OSError: the files cannot be written.
         """
         blocks = slots // BLOCK
-        sizes = (slots * self._dim, blocks * self._dim * BLOCK, blocks * 3 * BLOCK)
+        sizes = (slots * self._dim, blocks * self._dim * BLOCK, blocks * RUNS * BLOCK)
         for path, size, item in zip(self.paths, sizes, (4, 1, 4), strict=True):
             if path.stat().st_size > size * item:
                 os.truncate(path, size * item)
