@@ -35,6 +35,7 @@ class ColumnCheck:
         self._numbers = dict(connection.execute("SELECT name, number FROM columns"))
         self._unseen = {place for (place,) in connection.execute("SELECT place FROM column_codes")}
         self._values: dict[int, Sequence[Any]] = {}
+        self._kept = 0
         self._wrong: Counter[str] = Counter()
         self._damage: dict[str, None] = {}
 
@@ -91,9 +92,11 @@ class ColumnCheck:
         codes = read_block(self._connection, place)
         values = self._values.get(number)
         if values is None:
-            if sum(map(len, self._values.values())) > _KEPT:
+            if self._kept > _KEPT:
                 self._values.clear()
+                self._kept = 0
             values = self._values[number] = read_values(self._connection, number).values
+            self._kept += len(values)
         places = np.flatnonzero(codes >= 0)
         if int(codes.max()) >= len(values):
             raise DamagedColumnError(number, "codes")

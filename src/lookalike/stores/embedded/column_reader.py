@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import weakref
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _KEPT_CHARACTERS = 1 << 28
 """Characters of values, as JSON, that are kept for the next commit."""
+
+
+T = TypeVar("T")
 
 
 class ValueCache:
@@ -59,6 +62,8 @@ class EmbeddedColumns:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        # Columns may be rebuilt while the rows stay the same: what is cached is of this mark.
+        self._mark = reader.run(_mark)
 
     @classmethod
     def of(cls, reader: Reader) -> EmbeddedColumns:
@@ -78,7 +83,7 @@ class EmbeddedColumns:
     @property
     def names(self) -> Sequence[str]:
         """All columns that a row has, or had until the last compaction, sorted by name."""
-        return self._reader.cached("column names", lambda: tuple(self._numbers))
+        return self._cached("names", lambda: tuple(self._numbers))
 
     @property
     def rows(self) -> Sequence[Metadata]:
@@ -93,19 +98,22 @@ class EmbeddedColumns:
             ArtifactError: they cannot be read, or are damaged.
             CancelledError: the work was cancelled.
         """
-        kept = self._reader.cached("columns", KeptColumns)
+        kept = self._cached("encoded", KeptColumns)
         column = kept.get(name)
         if column is None:
             column = self._read(name)
             kept.add(name, column)
         return column
 
+    def _cached(self, name: str, compute: Callable[[], T]) -> T:
+        return self._reader.cached(f"columns {self._mark}: {name}", compute)
+
     @property
     def _numbers(self) -> dict[str, int]:
         def read(connection: sqlite3.Connection) -> dict[str, int]:
             return dict(connection.execute("SELECT name, number FROM columns ORDER BY name"))
 
-        return self._reader.cached("column numbers", lambda: self._reader.run(read))
+        return self._cached("numbers", lambda: self._reader.run(read))
 
     def _read(self, name: str) -> EncodedColumn:
         number = self._numbers.get(name)
@@ -126,3 +134,9 @@ class EmbeddedColumns:
         codes = codes if slots is None else codes[slots]
         codes.flags.writeable = False
         return EncodedColumn(codes, values)
+
+
+def _mark(connection: sqlite3.Connection) -> int:
+    """Return what differs after each write of columns."""
+    row = connection.execute("SELECT mark FROM column_state").fetchone()
+    return 0 if row is None else int(row[0])

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
 from lookalike.stores.embedded.column_tables import (
+    DamagedColumnError,
     LastPiece,
     append_values,
     place_of,
@@ -182,6 +183,8 @@ class ColumnWriter:
         for block in np.union1d(cleared // BLOCK, slots // BLOCK).tolist():
             place = place_of(column.number, block)
             block_codes = read_block(connection, place)
+            if int(block_codes.max()) >= column.count:
+                raise DamagedColumnError(column.number, "values")
             block_codes[cleared[cleared // BLOCK == block] % BLOCK] = -1
             within = slots // BLOCK == block
             block_codes[slots[within] % BLOCK] = codes[within]
