@@ -11,7 +11,7 @@ import pytest
 
 BLOCKED = (
     *("cv2", "fastapi", "matplotlib", "openTSNE", "pandas", "pymilvus", "ray", "scipy"),
-    *("skimage", "sklearn", "timm", "torch", "transformers", "watchfiles"),
+    *("skimage", "sklearn", "timm", "torch", "transformers", "usearch", "watchfiles"),
 )
 
 CALLS = {
@@ -55,6 +55,7 @@ CALLS = {
         "index g photos --runner ray",
     ),
     "watch": (None, "index g photos --watch"),
+    "an approximate index": (None, "index g --ann"),
     "serve": (None, "serve g --port 0"),
     "pandas": ("la.Gallery.open('g').search(id='photos:3.png').to_pandas()", None),
 }
@@ -80,6 +81,7 @@ EXTRAS = {
     "a Milvus server": "'pymilvus': pip install 'lookalike[milvus]'",
     "Ray": "'ray': pip install 'lookalike[scale]'",
     "watch": "'watchfiles': pip install 'lookalike[watch]'",
+    "an approximate index": "'usearch': pip install 'lookalike[ann]'",
     "serve": "'fastapi': pip install 'lookalike[serve]'",
     "pandas": "'pandas': pip install 'lookalike[pandas]'",
 }

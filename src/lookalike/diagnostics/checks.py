@@ -114,6 +114,7 @@ _PARTS = (
     _Part("tifffile", "read 5 bands", "TIFFs of many bands", "tiff", ("tifffile",)),
     _Part("geometric", "found features", "re-ranking: geometric", "geometric", ("cv2",)),
     _Part("watch", "watched a folder", "index --watch", "watch", ("watchfiles",)),
+    _Part("ann", "searched 100 vectors", "index --ann", "ann", ("usearch",)),
     _Part("stamps", "read a photograph", "the data set stamps", "stamps", ("skimage",)),
     _Part("milvus", "called a closed port", "galleries in Milvus", "milvus", ("pymilvus",)),
     _Part("ray", "imported, not started", "index --runner ray", "scale", ("ray",)),

@@ -206,6 +206,17 @@ def _watch() -> None:
         next(watchfiles.watch(folder, yield_on_timeout=True, rust_timeout=10))
 
 
+def _ann() -> None:
+    from lookalike.stores.embedded.graph import new_index
+    from lookalike.types import Metric
+
+    index = new_index(Metric.COSINE, 8, writable=True)
+    vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index.add(np.arange(100, dtype=np.uint64), vectors, threads=1)
+    _expect(index.search(vectors[7], 1, threads=1).keys.tolist() == [7], "it found another row")
+
+
 def _stamps() -> None:
     data: Any = importlib.import_module("skimage.data")
     _expect(data.coffee().ndim == 3, "a photograph is missing")
@@ -244,6 +255,7 @@ PROBES: Mapping[str, Callable[[], str | None]] = {
     "tifffile": _tifffile,
     "geometric": _geometric,
     "watch": _watch,
+    "ann": _ann,
     "stamps": _stamps,
     "milvus": _milvus,
     "ray": _ray,
