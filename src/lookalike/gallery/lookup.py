@@ -38,8 +38,9 @@ def rows_of(store: RowReader, ids: Sequence[str]) -> Iterator[Rows]:
 
 def existing_ids(store: RowReader, ids: Sequence[str]) -> list[str]:
     """Return the ids that rows have, in this order."""
-    numbers = store.row_numbers(ids).tolist()
-    return [row_id for row_id, number in zip(ids, numbers, strict=True) if number >= 0]
+    valid = list(filter(can_be_id, ids))
+    numbers = store.row_numbers(valid).tolist()
+    return [row_id for row_id, number in zip(valid, numbers, strict=True) if number >= 0]
 
 
 def matching_ids(store: RowReader, wanted: Sequence[str]) -> list[str]:
@@ -104,6 +105,6 @@ def _by_id(store: RowReader, ids: Sequence[str]) -> dict[str, tuple[Record, NDAr
 def ids_like(store: RowReader, wanted: str) -> list[str]:
     """Return a few ids among which the one that was meant may be; none of a large server."""
     near = [*store.ids_near("", _COMPARED)]
-    for each in possible_ids(wanted):
+    for each in filter(can_be_id, possible_ids(wanted)):
         near += store.ids_near(each, _COMPARED // 2)
     return list(dict.fromkeys(near))
