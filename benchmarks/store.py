@@ -17,7 +17,8 @@
 All sections run unless some are named, with 60,000 and 500,000 rows: clustered unit vectors of 256
 dimensions (2,000 centers, noise .7) with a label, a caption and four numbers each; cosine, k = 10.
 Engines run in processes of their own and take turns, ten queries at a time, so compare within a
-run. LOOKALIKE_THREADS holds for all of them.
+run. LOOKALIKE_THREADS holds for all of them. Sections run in the order above, except that `graph`
+is the last one: what runs after it, in the same folder, uses the graph unless it is exact.
 
 --against is a checkout of lookalike that runs beside this one, with its own environment `.venv` if
 it has one. faiss and usearch are compared if they are installed. With --keep, what was built stays
@@ -295,6 +296,14 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def through_gallery(worker: Worker, *, exact: bool) -> str:
+    """Return the p50 in ms of whole searches of a gallery."""
+    if worker.engine not in GALLERIES:
+        return "-"
+    worker.call("gallery_search", 0, TURN, exact)
+    return number(statistics.median(worker.call("gallery_search", 0, SINGLE, exact)["ms"]))
+
+
 def search(run: Run, rows: int) -> None:
     """Compare exact search."""
     with workers(run, rows, ("lookalike", "previous", "faiss-flat")) as every:
@@ -305,10 +314,7 @@ def search(run: Run, rows: int) -> None:
         for worker in every:
             p50, p95, recall = measured[worker.engine]
             memory = worker.call("memory")
-            whole = "-"
-            if worker.engine in GALLERIES:
-                worker.call("gallery_search", 0, TURN)
-                whole = number(statistics.median(worker.call("gallery_search", 0, SINGLE)["ms"]))
+            whole = through_gallery(worker, exact=True)
             cells = (number(p50), number(p95), f"{recall:.3f}", whole)
             table.append((worker.engine, *cells, number(memory["peak"]), number(memory["own"])))
     heads = ("p50 ms", "p95 ms", f"recall@{K}", "p50 of Gallery.search", "peak MB", "own MB")
@@ -365,10 +371,7 @@ def graph(run: Run, rows: int) -> None:
             p50, p95, recall = measured[name]
             key = "graph" if name == "lookalike" else "build"
             built = record(run, rows, f"{name} {key}")
-            whole = "-"
-            if name in GALLERIES:
-                worker.call("gallery_search", 0, TURN)
-                whole = number(statistics.median(worker.call("gallery_search", 0, SINGLE)["ms"]))
+            whole = through_gallery(worker, exact=False)
             own = number(worker.call("memory")["own"])
             effort = tuned[name].get("effort", "-")
             size = number(built["bytes"] / rows)
@@ -486,7 +489,8 @@ def disk(run: Run, rows: int) -> None:
     for name in names:
         built = record(run, rows, f"{name} build")
         share = built["bytes"] / (4 * run.dim * rows)
-        seconds, cpu = number(built["seconds"]), number(built["cpu"])
+        whole = rows / built["rows"]  # of a build that went on where another one had ended
+        seconds, cpu = number(whole * built["seconds"]), number(whole * built["cpu"])
         table.append((name, number(built["bytes"] / 1e6), f"{share:.2f}", seconds, cpu))
     print_table(("disk", "MB", "relative to the vectors", "built in s", "CPU s"), table)
 

@@ -154,12 +154,12 @@ class Lookalike(Engine):
         hits = self.store.search(queries, K, Metric.COSINE, where, exact=exact)
         return [[int(hit.id.partition(":")[2]) for hit in each] for each in hits]
 
-    def gallery_search(self, first: int, last: int) -> dict[str, Any]:
+    def gallery_search(self, first: int, last: int, exact: bool) -> dict[str, Any]:
         """Search the gallery, from its public method to its hits; as ``search``."""
         times = []
         for query in self.queries[first:last]:
             start = time.perf_counter()
-            self.gallery.search(vector=query, k=K)
+            self.gallery.search(vector=query, k=K, exact=exact)
             times.append(1000 * (time.perf_counter() - start))
         return {"ms": times}
 
