@@ -115,7 +115,7 @@ class QuantizedBlocks:
     @property
     def rows(self) -> int:
         """Rows of a block."""
-        return self.codes.shape[2]
+        return int(self.codes.shape[2])
 
     def fill(self, block: int, vectors: Embeddings) -> None:
         """Quantize vectors ``(rows, dim)`` into a block."""
@@ -144,7 +144,7 @@ class QuantizedBlocks:
     def half_squares(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return half the squared lengths of rows by their numbers."""
         blocks, places = np.divmod(rows, self.rows)
-        return self.scales[blocks, _HALF_SQUARE, places]
+        return np.asarray(self.scales[blocks, _HALF_SQUARE, places])
 
     def errors(
         self, queries: QuantizedQueries, blocks: slice, metric: Metric
@@ -161,7 +161,7 @@ class QuantizedBlocks:
         bound += np.multiply.outer(residual, (queries.lengths + rounding) * _SLACK)
         bound += exact
         with np.errstate(over="ignore"):
-            return bound.astype(np.float32)
+            return np.asarray(bound, np.float32)
 
     def query_scores(
         self, query: QuantizedQueries, blocks: slice, metric: Metric, threads: int
