@@ -23,6 +23,7 @@ from lookalike.errors import InputError, LookalikeError, SettingError
 from lookalike.filters import MetadataColumns, RowFilter, as_filter
 from lookalike.filters.facets import facets
 from lookalike.stores.base import Rows, VectorStore, revision_number
+from lookalike.stores.full_text import text_search
 from lookalike.types import Metric
 
 DIM = 5
@@ -326,6 +327,30 @@ class StoreContract:
         changed = np.eye(DIM, dtype=np.float32)[1:2]
         store.upsert(Rows(["r0001"], ["/"], changed, [{"label": "new"}], ["h"]))
         assert [hit.id for hit in store.search(query, 9, Metric.L2, where)[0]] == ["r0001"]
+
+    def test_words_of_names_and_metadata_are_those_of_the_last_write(self, make: Make) -> None:
+        store = make(DIM)
+        stored = rows(np.random.default_rng(0).normal(size=(20, DIM)))
+        store.upsert(replace(stored, metadata=[{"caption": f"token{i:02} Été"} for i in range(20)]))
+
+        def search(keywords: str) -> set[str]:
+            snapshot = store.snapshot()
+            index = text_search(snapshot)
+            numbers = index.matching(keywords)
+            assert (index.scores(keywords, numbers) > 0).all()
+            return set(snapshot.ids_at(numbers)) if len(numbers) else set()
+
+        first, second = stored.ids[3], stored.ids[17]
+        assert search("token03 token17") == {first, second}
+        assert search("ete") == set(stored.ids)
+        assert search(first) == {first}
+        store.upsert(replace(stored.take([3]), metadata=[{"caption": "東京タワー"}]))
+        store.delete([second])
+        assert search("token03 token17") == set()
+        assert search("タワー") == {first}
+        assert len(search("ete")) == 18
+        assert text_search(store.snapshot()).unmatched("tokn04 ete") == {"tokn04": None}
+        assert text_search(store.snapshot()).unmatched("étè tokens") == {"tokens": "token19"}
 
     def test_rows_are_iterated_in_parts(self, make: Make) -> None:
         store = make(DIM)
