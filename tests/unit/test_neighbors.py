@@ -10,6 +10,7 @@ import pytest
 from lookalike.errors import InputError, SettingError
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbors
+from lookalike.stores.base import Rows
 from lookalike.types import Metric
 
 VALUES = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
@@ -68,3 +69,29 @@ def test_fewer_than_two_rows_have_no_neighbors(tmp_path: Path) -> None:
     empty = Gallery.create(tmp_path / "e.gallery", encoder="efficientnet-lite0")
     with pytest.raises(InputError, match="has 0 rows, at least 2 are needed"):
         neighbors(empty)
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_equal_distances_are_ordered_by_id_whatever_the_order_of_writing(
+    metric: Metric, tmp_path: Path
+) -> None:
+    values = VALUES.copy()
+    values[10:25] = values[10]  # more than there are neighbors of each
+    if metric is Metric.COSINE:
+        values[30] = 0
+    order = np.random.default_rng(5).permutation(len(values))
+    ids = [IDS[row] for row in order]
+    written = Gallery.from_embeddings(
+        VALUES[order[:20]], ids=ids[:20], path=tmp_path / "a.gallery", metric=metric
+    )
+    rows = Rows(ids, [""] * len(ids), values[order], [{} for _ in ids], ids)
+    written.upsert(rows, fingerprint=written.fingerprint)  # replaces twenty
+    result = neighbors(written, 5, progress=False)
+    expected = neighbors(gallery_of(values, metric), 5, progress=False)
+    assert result.ids == expected.ids
+    np.testing.assert_array_equal(result.rows, expected.rows)
+    np.testing.assert_array_equal(result.distances, expected.distances)
+    twins = [result.ids.index(IDS[row]) for row in range(10, 25)]
+    assert result.rows[twins[0]].tolist() == twins[1:6]
+    assert result.rows[twins[-1]].tolist() == twins[:5]
+    assert result.distances[twins].max() < 1e-12
