@@ -174,7 +174,7 @@ def test_decoders_and_encoders_do_not_work_for_clients_that_left(
         return encode(self, images)
 
     image = (path.parent / "few" / "2.png").read_bytes()
-    threads = len(served.service.handle("a").last.batcher._threads)
+    threads = len(served.service.handle("a").open().batcher._threads)
     monkeypatch.setattr(encoder, "encode_batch", waiting)
     with contextlib.ExitStack() as stack:
         for number in range(threads + 10):
@@ -330,7 +330,8 @@ def test_a_gallery_that_does_not_answer_does_not_hold_up_the_others(
         assert json.loads(served.request("GET", "/readyz")[1])["status"] == "ok"
         release = threading.Event()
         slow = served.service.handle("slow")
-        monkeypatch.setattr(slow, "open", lambda: release.wait(PATIENCE) and slow.last)
+        opened = slow.open()
+        monkeypatch.setattr(slow, "open", lambda: release.wait(PATIENCE) and opened)
         try:
             listed = json.loads(served.request("GET", "/v1/galleries")[1])
             assert [each["name"] for each in listed] == ["a", "slow"]

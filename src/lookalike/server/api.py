@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse
 from lookalike.errors import ArtifactError, LookalikeError, UnreachableError
 from lookalike.evaluation.saved import SavedEvaluation, load_saved_evaluation
 from lookalike.filters.facets import Facet
+from lookalike.gallery.state import GalleryState
 from lookalike.report.page import render_page
 from lookalike.search import request as search_request
 from lookalike.search.hits import Hits
@@ -217,7 +218,7 @@ async def gallery_facts(service: Service, opened: OpenGallery) -> dict[str, Any]
     """Return the fields of a :class:`GallerySummary`."""
     keys = service.settings.keys
     return {
-        **_lasting_facts(opened),
+        **_lasting_facts(opened.handle, opened.state),
         "rows": await service.read(opened, len),
         "supports_text": opened.batcher.encoder.supports_text,
         "writable": service.settings.allow_writes or any(key.write for key in keys),
@@ -238,19 +239,20 @@ async def _facts_or_problem(service: Service, handle: GalleryHandle) -> dict[str
     except TimeoutError:
         problem = f"it did not answer within {_FACTS_SECONDS:g} s"
     unknown = {"rows": 0, "supports_text": False, "writable": False}
-    return {**_lasting_facts(handle.last), **unknown, "problem": problem}
+    return {**_lasting_facts(handle, handle.facts.state), **unknown, "problem": problem}
 
 
-def _lasting_facts(opened: OpenGallery) -> dict[str, Any]:
+def _lasting_facts(handle: GalleryHandle, state: GalleryState) -> dict[str, Any]:
     """Return the facts that need no reading."""
+    facts = handle.facts
     return {
-        "name": opened.name,
-        "identity": opened.state.identity,
-        "revision": opened.state.revision,
-        "dim": opened.gallery.store.dim,
-        "metric": opened.gallery.metric.value,
-        "encoder": opened.batcher.encoder.name,
-        "fingerprint": opened.gallery.fingerprint,
+        "name": handle.name,
+        "identity": state.identity,
+        "revision": state.revision,
+        "dim": facts.dim,
+        "metric": facts.metric,
+        "encoder": facts.encoder,
+        "fingerprint": facts.fingerprint,
         "problem": None,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
 
 from lookalike.gallery.gallery import Gallery
@@ -12,6 +13,20 @@ from lookalike.server.admission import FairSlots
 from lookalike.server.batching import Batcher
 
 log = logging.getLogger(__name__)
+
+IDLE_S = 2.0
+"""Seconds without a request after which the rows of a gallery are no longer held open."""
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryFacts:
+    """What is known of a gallery in one state without reading it again."""
+
+    state: GalleryState
+    dim: int
+    metric: str
+    encoder: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +48,8 @@ class GalleryHandle:
     """A gallery with its name in the service, and the slot of its one writer.
 
     ``gallery`` is the gallery itself, which follows writes and replacements; :meth:`open` returns
-    its current state.
+    its current state. The snapshot of it is kept for the next request, but only for seconds: it is
+    a transaction of the database, whose log cannot be emptied past it, and would grow.
     """
 
     def __init__(self, name: str, gallery: Gallery, threads: int) -> None:
@@ -44,8 +60,23 @@ class GalleryHandle:
         self._threads = threads
         self._opening = threading.Lock()
         view = gallery.snapshot()
-        self.last = OpenGallery(self, view, view.state, Batcher(view.encoder, threads))
-        """The state that was opened last."""
+        self._batcher = Batcher(view.encoder, threads)
+        self._last: OpenGallery | None = None
+        self._keep(view)
+
+    def _keep(self, view: Gallery) -> OpenGallery:
+        """Keep a snapshot and its facts."""
+        self._used_at = time.monotonic()
+        self._last = opened = OpenGallery(self, view, view.state, self._batcher)
+        self.facts = GalleryFacts(
+            state=opened.state,
+            dim=view.store.dim,
+            metric=view.metric.value,
+            encoder=self._batcher.encoder.name,
+            fingerprint=view.fingerprint,
+        )
+        """Of the state that was opened last."""
+        return opened
 
     def open(self) -> OpenGallery:
         """Return the gallery as it is now.
@@ -57,22 +88,29 @@ class GalleryHandle:
             ArtifactError: the gallery is gone, or broken, or being replaced.
             UnreachableError: the vector store does not respond.
         """
-        state = self.gallery.state
-        if state == self.last.state:
-            return self.last
+        self._used_at = time.monotonic()
+        last = self._last
+        if last is not None and last.state == self.gallery.state:
+            return last
         with self._opening:
             view = self.gallery.snapshot()
-            last, state = self.last, view.state
-            if state == last.state:
+            last, before = self._last, self.facts
+            if last is not None and last.state == view.state:
                 return last
-            batcher = last.batcher
-            if view.fingerprint != last.gallery.fingerprint:
-                batcher = Batcher(view.encoder, self._threads)
-                last.batcher.close(wait=False)
-            if state.identity != last.state.identity:
+            if view.fingerprint != before.fingerprint:
+                old, self._batcher = self._batcher, Batcher(view.encoder, self._threads)
+                old.close(wait=False)
+            if view.state.identity != before.state.identity:
                 log.warning("%s: another gallery is in its place, which is served now", self.name)
-            self.last = OpenGallery(self, view, state, batcher)
-            return self.last
+            return self._keep(view)
+
+    def release_idle(self, seconds: float = IDLE_S) -> None:
+        """Drop the snapshot if no request opened the gallery for some time.
+
+        Requests that still use it keep it until they end.
+        """
+        if time.monotonic() - self._used_at >= seconds:
+            self._last = None
 
     def without_paths(self, text: str) -> str:
         """Return a message with the gallery's name instead of its location."""
@@ -83,4 +121,4 @@ class GalleryHandle:
 
     def close(self) -> None:
         """End the threads of the encoder."""
-        self.last.batcher.close()
+        self._batcher.close()

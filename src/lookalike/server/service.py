@@ -27,7 +27,7 @@ from lookalike.search.search import search_rows
 from lookalike.server.admission import Quota
 from lookalike.server.decoder_pool import DecoderPool, decoding_batch
 from lookalike.server.encoding import QueryEncoder
-from lookalike.server.handles import GalleryHandle, OpenGallery
+from lookalike.server.handles import IDLE_S, GalleryHandle, OpenGallery
 from lookalike.server.limits import Limits
 from lookalike.server.metrics import Metrics, Stages
 from lookalike.server.problems import ProblemError, problem_of
@@ -121,12 +121,21 @@ class Service:
     async def __aenter__(self) -> Self:
         await self.decoders.__aenter__()
         for handle in self:
-            rows = await self.in_thread(len, handle.last.gallery)
+            rows = await self.in_thread(len, handle.gallery)
             self.metrics.rows.labels(handle.name).set(rows)
+        self._releasing = asyncio.create_task(self._release_idle())
         return self
+
+    async def _release_idle(self) -> None:
+        """Drop snapshots of galleries that nobody searches, for as long as the service runs."""
+        while True:
+            await asyncio.sleep(IDLE_S / 2)
+            for handle in self:
+                handle.release_idle()
 
     async def __aexit__(self, *_: object) -> None:
         self.running.stop()
+        self._releasing.cancel()
         await self.decoders.__aexit__()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
