@@ -282,7 +282,8 @@ def test_sqlite_is_interrupted(make: Make, monkeypatch: pytest.MonkeyPatch) -> N
 
     def read(connection: sqlite3.Connection) -> int:
         cancellation.cancel()  # after the checks that come before
-        return len(full_text._slots_matching(connection, "metadata_text", '"al"*'))
+        query = "SELECT rowid FROM metadata_text WHERE metadata_text MATCH ?"
+        return len(connection.execute(query, ('"al"*',)).fetchall())
 
     run = index._run  # type: ignore[attr-defined]
     with cancellable(cancellation), pytest.raises(CancelledError):

@@ -19,10 +19,9 @@ from lookalike.search.hits import ImageReader
 from lookalike.search.query import QueryVectors
 from lookalike.search.request import RERANKINGS, Query, SearchRequest, parse_rerankings
 from lookalike.search.search import search_rows
-from lookalike.stores import full_text
 from lookalike.stores.base import RowReader, Rows, VectorStore
 from lookalike.stores.embedded.store import EmbeddedStore
-from lookalike.stores.exact import ExactIndex
+from lookalike.stores.full_text import FullText
 from lookalike.stores.memory import MemoryStore
 from lookalike.types import Hit, ImageArray, Metric
 from tests.conftest import Require
@@ -35,7 +34,7 @@ def no_images(hits: Sequence[Hit]) -> list[ImageArray | None]:
     raise AssertionError(f"{len(hits)} images were read")
 
 
-@pytest.fixture(params=["memory", "lance"])
+@pytest.fixture(params=["memory", "embedded"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> VectorStore:
     """Sixty rows of different lengths around five centers; the last ten duplicate the first ten."""
     rng = np.random.default_rng(3)
@@ -207,23 +206,6 @@ def test_a_search_can_be_cancelled_at_each_of_its_checks(
     assert hits == run(search_options, store, query(vectors=14), no_images)
 
 
-def test_exact_search_checks_between_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.stores.exact._CHUNK_VALUES", 64 * 10)
-    monkeypatch.setattr("lookalike.stores.exact._CHUNK_DIRECT", 64 * 10)
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(500, 64)).astype(np.float32)
-    index = ExactIndex(values)
-    for queries, scale in ((1, 1), (14, 1), (2, 1e20)):  # the last one is out of range
-        some = (scale * values[:queries]).astype(np.float32)
-        expected = index.search(some, 9, Metric.COSINE)
-        cancellation = CountedCancellation(10**9)
-        with cancellable(cancellation):
-            found = index.search(some, 9, Metric.COSINE)
-        np.testing.assert_array_equal(found.rows, expected.rows)
-        np.testing.assert_array_equal(found.distances, expected.distances)
-        assert 10**9 - cancellation.checks >= 50
-
-
 def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(SettingError, match="k=0 must be at least 1"):
         search(0)
@@ -383,13 +365,13 @@ def test_the_queries_of_a_batch_share_filter_and_keywords(
     store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searches: list[str] = []
-    matching = full_text._slots_matching
+    matching = FullText._slots_matching
 
-    def counted(connection: Any, table: str, query: str) -> np.ndarray:
+    def counted(index: FullText, table: str, query: str) -> np.ndarray:
         searches.append(table)
-        return matching(connection, table, query)
+        return matching(index, table, query)
 
-    monkeypatch.setattr(full_text, "_slots_matching", counted)
+    monkeypatch.setattr(FullText, "_slots_matching", counted)
     view = store.snapshot()
     where = CountedFilter("even = true")
     options = request_of(k=5, metric=Metric.L2, where=where, keywords="1 2 3")

@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -67,6 +67,9 @@ _STEP = 1_000
 
 _INSTRUCTIONS = 10_000
 """Instructions of SQLite between such checks: about a millisecond."""
+
+_READ = 5_000
+"""Rows that are read at a time, in a few milliseconds for which others wait."""
 
 _FEW = 20_000
 """Rows whose scores are computed apart from those of all matching rows, at most."""
@@ -263,8 +266,7 @@ class FullText:
         """Return the rows with any of the keywords, ascending."""
         from lookalike.stores.words import parse_keywords
 
-        terms = parse_keywords(keywords)
-        matches = self._run(lambda connection: self._matches(connection, keywords, terms))
+        matches = self._matches(keywords, parse_keywords(keywords))
         return self._addressing.numbers(matches.slots)
 
     def scores(self, keywords: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -273,91 +275,95 @@ class FullText:
 
         terms = parse_keywords(keywords)
         slots = self._addressing.slots(rows)
-
-        def read(connection: sqlite3.Connection) -> NDArray[np.float64]:
-            matches = self._matches(connection, keywords, terms)
-            is_first, matches.is_used = not matches.is_used, True
-            every = matches.scores
-            if every is None:
-                if is_first and 2 * len(slots) < min(len(matches.slots), _FEW):
-                    return self._scores(connection, terms, slots, only=True)
-                every = matches.scores = self._scores(connection, terms, matches.slots)
-            return _scores_of(matches.slots, every, slots)
-
-        scores: NDArray[np.float64] = self._run(read)
-        return scores
+        matches = self._matches(keywords, terms)
+        is_first, matches.is_used = not matches.is_used, True
+        every = matches.scores
+        if every is None:
+            if is_first and 2 * len(slots) < min(len(matches.slots), _FEW):
+                return self._scores(terms, slots, only=True)
+            every = matches.scores = self._scores(terms, matches.slots)
+        return _scores_of(matches.slots, every, slots)
 
     def unmatched(self, keywords: str) -> dict[str, str | None]:
         """Return the keywords that match no row, each with the most similar word there is."""
         from lookalike.stores.words import parse_keywords
 
         terms = parse_keywords(keywords)
-
-        def read(connection: sqlite3.Connection) -> dict[str, str | None]:
-            matches = self._matches(connection, keywords, terms)
-            if matches.unmatched is None:
-                is_several = self._has_several_sources(connection)
-                words = [
-                    term.text for term in terms if not _has_match(connection, term, is_several)
-                ]
-                similar = [
-                    _similar_word(connection, word, is_several) for word in words[:_SUGGESTED]
-                ]
-                matches.unmatched = dict(zip_longest(words, similar))
-            return matches.unmatched
-
-        unmatched: dict[str, str | None] = self._run(read)
+        matches = self._matches(keywords, terms)
+        unmatched = matches.unmatched
+        if unmatched is None:
+            is_several = self._has_several_sources()
+            words = [term.text for term in terms if not self._has_match(term, is_several)]
+            similar = [self._similar_word(word, is_several) for word in words[:_SUGGESTED]]
+            unmatched = matches.unmatched = dict(zip_longest(words, similar))
         return unmatched
 
-    def _matches(
-        self, connection: sqlite3.Connection, keywords: str, terms: Sequence[Term]
-    ) -> _Matches:
+    def _matches(self, keywords: str, terms: Sequence[Term]) -> _Matches:
         """Return the rows that match, read once for all queries of a batch."""
         matches = self._latest.matches
         if matches is None or matches.keywords != keywords:
-            parts = [
-                _slots_matching(connection, table, query)
-                for table, query in self._queries(connection, terms)
-            ]
+            queries = _queries(terms, self._has_several_sources())
+            parts = [self._slots_matching(table, query) for table, query in queries]
             matches = self._latest.matches = _Matches(keywords, _union(parts))
         return matches
 
+    def _slots_matching(self, table: str, query: str) -> NDArray[np.int64]:
+        """Return the slots of the rows that match, ascending."""
+        slots = array("q")
+        for part in self._select(f"SELECT rowid FROM {table} WHERE {table} MATCH ?", query):
+            slots.extend(chain.from_iterable(part))
+        return np.array(slots, np.int64)
+
     def _scores(
-        self,
-        connection: sqlite3.Connection,
-        terms: Sequence[Term],
-        slots: NDArray[np.int64],
-        *,
-        only: bool = False,
+        self, terms: Sequence[Term], slots: NDArray[np.int64], *, only: bool = False
     ) -> NDArray[np.float64]:
         """Return the scores of rows; ``only`` these are read, or all that match."""
         scores = np.zeros(len(slots))
         numbers = f" AND +rowid IN ({','.join(map(str, slots.tolist()))})" if only else ""
-        for table, query in self._queries(connection, terms):
+        for table, query in _queries(terms, self._has_several_sources()):
             rows, values = array("q"), array("d")
-            matches = connection.execute(
-                f"SELECT rowid, -bm25({table}) FROM {table} WHERE {table} MATCH ?{numbers}",
-                (query,),
-            )
-            while part := matches.fetchmany(_STEP):
-                check_cancelled()
+            statement = f"SELECT rowid, -bm25({table}) FROM {table} WHERE {table} MATCH ?{numbers}"
+            for part in self._select(statement, query):
                 part_rows, part_scores = zip(*part, strict=True)
-                if None in part_scores:  # as of lengths that make no sense
-                    raise sqlite3.DatabaseError("its full text is damaged")
                 rows.extend(part_rows)
                 values.extend(part_scores)
             scores += _scores_of(np.array(rows, np.int64), np.array(values), slots)
         return scores
 
-    def _queries(
-        self, connection: sqlite3.Connection, terms: Sequence[Term]
-    ) -> list[tuple[str, str]]:
-        """Return the tables and what to search for in each."""
-        return _queries(terms, self._has_several_sources(connection))
+    def _select(self, statement: str, query: str) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield the rows of a statement in parts; others may read meanwhile."""
+        cursor = self._run(lambda connection: connection.execute(statement, (query,)))
 
-    def _has_several_sources(self, connection: sqlite3.Connection) -> bool:
-        ends = self._addressing.ends(connection)
+        def read(_: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            part: list[tuple[Any, ...]] = cursor.fetchmany(_READ)
+            if any(None in row for row in part):  # a score, of lengths that make no sense
+                raise sqlite3.DatabaseError("its full text is damaged")
+            return part
+
+        while part := self._run(read):
+            yield part
+
+    def _has_several_sources(self) -> bool:
+        ends = self._run(self._addressing.ends)
         return ends is not None and len({row_id.partition(":")[0] for row_id in ends}) > 1
+
+    def _has_match(self, term: Term, is_several: bool) -> bool:
+        def read(connection: sqlite3.Connection) -> bool:
+            return any(
+                connection.execute(
+                    f"SELECT 1 FROM {table} WHERE {table} MATCH ? LIMIT 1", (query,)
+                ).fetchone()
+                for table, query in _queries([term], is_several)
+            )
+
+        return bool(self._run(read))
+
+    def _similar_word(self, word: str, is_several: bool) -> str | None:
+        """Return the word that is most similar to one that no row has; None without."""
+        similar: str | None = self._run(
+            lambda connection: _similar_word(connection, word, is_several)
+        )
+        return similar
 
 
 def _queries(terms: Sequence[Term], is_several: bool) -> list[tuple[str, str]]:
@@ -374,14 +380,6 @@ def _queries(terms: Sequence[Term], is_several: bool) -> list[tuple[str, str]]:
         ("metadata_text", metadata),
         ("name_text", " OR ".join([names, *filter(None, ids)])),
     ]
-
-
-def _slots_matching(connection: sqlite3.Connection, table: str, query: str) -> NDArray[np.int64]:
-    """Return the slots of the rows that match, ascending."""
-    (slots,) = connection.execute(  # as one text: a third of the time of so many values
-        f"SELECT group_concat(rowid) FROM {table} WHERE {table} MATCH ?", (query,)
-    ).fetchone()
-    return np.fromstring(slots or "", np.int64, sep=",")
 
 
 def _union(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -401,15 +399,6 @@ def _scores_of(
         return np.zeros(len(wanted))
     places = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
     return np.where(rows[places] == wanted, scores[places], 0.0)
-
-
-def _has_match(connection: sqlite3.Connection, term: Term, is_several: bool) -> bool:
-    return any(
-        connection.execute(
-            f"SELECT 1 FROM {table} WHERE {table} MATCH ? LIMIT 1", (query,)
-        ).fetchone()
-        for table, query in _queries([term], is_several)
-    )
 
 
 def _similar_word(connection: sqlite3.Connection, word: str, is_several: bool) -> str | None:
