@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MANY_TIES = 5_000
 _COLUMNS = f"slot, id, {URI}, content_hash, signature, metadata, checksum"
 
 
@@ -54,6 +56,7 @@ class EmbeddedSnapshot:
     def __init__(self, reader: Reader, graphs: Graphs | None = None) -> None:
         self._reader = reader
         self._graphs = Graphs() if graphs is None else graphs
+        self._columns: Columns | None = None
 
     @property
     def _facts(self) -> StoreFacts:
@@ -122,7 +125,27 @@ class EmbeddedSnapshot:
         nearest = None if exact else self._search_graph(queries, k, metric, subset)
         if nearest is None:
             nearest = self._index.search_with_ties(queries, k, metric, subset)
-        return self._hits([each.rows for each in nearest], [each.distances for each in nearest], k)
+        first = [self._first(each.rows, each.distances, k) for each in nearest]
+        return self._hits([slots for slots, _ in first], [each for _, each in first], k)
+
+    def _first(
+        self, slots: NDArray[np.int64], distances: NDArray[np.float64], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the first ``k`` of the nearest rows, those at the last distance by their ids."""
+        if len(slots) <= k:
+            return slots, distances
+        start = int(np.searchsorted(distances, distances[k - 1]))
+        tied = slots[start:]
+        if len(tied) > _MANY_TIES:  # the index of ids has their slots, and is read up to the last
+            is_tied = np.zeros(self._facts.slots, np.bool_)
+            is_tied[tied] = True
+            every = (slot for (slot,) in self._select("SELECT slot FROM rows ORDER BY id"))
+            best = list(itertools.islice((slot for slot in every if is_tied[slot]), k - start))
+        else:
+            query = "SELECT id, slot FROM rows WHERE slot IN (?)"
+            ids = sorted(self._select_many(query, tied.tolist()))
+            best = [slot for _, slot in ids[: k - start]]
+        return np.concatenate([slots[:start], np.array(best, np.int64)]), distances[:k]
 
     def _search_graph(
         self, queries: Embeddings, k: int, metric: Metric, subset: NDArray[np.int64] | None
@@ -215,7 +238,8 @@ class EmbeddedSnapshot:
         """Return the metadata of all rows by column, by row number."""
         from lookalike.stores.embedded.column_reader import EmbeddedColumns
 
-        return EmbeddedColumns.of(self._reader)
+        self._columns = EmbeddedColumns.of(self._reader)  # with the filter evaluated last
+        return self._columns
 
     def full_text(self) -> TextSearch:
         """Return the full-text search in names and metadata."""
@@ -320,15 +344,15 @@ class EmbeddedSnapshot:
         """
         wanted = sorted(set(slots))
         records = {}
-        vectors = self._vectors
+        embeddings = dict(zip(wanted, np.asarray(self._vectors)[wanted], strict=True))
         for slot, row_id, uri, digest, signature, text, checksum in self._select_many(
             f"SELECT {_COLUMNS} FROM rows WHERE slot IN (?)", wanted
         ):
             try:
                 content_hash = unpack_hash(digest)
                 fields = (row_id, uri, content_hash, signature, text)
-                is_intact = checksum == row_checksum(fields, vectors[slot].data)
-            except (TypeError, AttributeError, IndexError):  # values of other types
+                is_intact = checksum == row_checksum(fields, embeddings[slot].data)
+            except (TypeError, AttributeError):  # values of other types
                 is_intact = False
             if not is_intact:
                 raise unreadable(
