@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import operator
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Protocol
@@ -125,7 +126,7 @@ class Like:
         pattern = Wildcards(self.pattern)
         test = ValueTest(
             lambda value: isinstance(value, str) and pattern.matches(value),
-            texts=lambda texts: map(pattern.matches, texts),
+            texts=lambda texts: np.fromiter(pattern.matching(texts), np.bool_, len(texts)),
         )
         return _match_rows(columns, self.column, test, frozenset({"text"}), "text")
 
@@ -181,6 +182,9 @@ class AnyOf:
         return mask
 
 
+_FEW_TEXTS = 3
+"""Texts up to which searching a list for each is faster than looking up the list's in a set."""
+
 _ORDERS: Mapping[str, Callable[[Any, Any], Any]] = {
     "lt": operator.lt,
     "lte": operator.le,
@@ -201,11 +205,11 @@ def _in_order(order: Callable[[Any, Any], Any], operand: Scalar) -> ValueTest:
             return np.asarray(order(array, float_of(operand)))
         return np.array([order(each, operand) for each in array.tolist()], np.bool_)
 
-    return ValueTest(
-        single,
-        numbers if kind == "number" else None,
-        (lambda texts: map(order, texts, repeat(operand))) if kind == "text" else None,
-    )
+    def texts(values: Sequence[str]) -> Mask:
+        return np.fromiter(map(order, values, repeat(operand)), np.bool_, len(values))
+
+    is_number, is_text = kind == "number", kind == "text"
+    return ValueTest(single, numbers if is_number else None, texts if is_text else None)
 
 
 def _equals_one(operands: Sequence[Scalar]) -> ValueTest:
@@ -216,7 +220,7 @@ def _equals_one(operands: Sequence[Scalar]) -> ValueTest:
     return ValueTest(
         lambda value: (kind := kind_of(value)) != "other" and (kind, value) in same,
         (lambda array: np.isin(array, numbers)) if len(numbers) else None,
-        (lambda values: map(texts.__contains__, values)) if texts else None,
+        (lambda values: _among(values, texts)) if texts else None,
     )
 
 
@@ -228,8 +232,22 @@ def _differs_from_all(operands: Sequence[Scalar], kinds: frozenset[str]) -> Valu
     return ValueTest(
         lambda value: (kind := kind_of(value)) in kinds and (kind, value) not in same,
         (lambda array: np.isin(array, numbers, invert=True)) if "number" in kinds else None,
-        (lambda values: (each not in texts for each in values)) if "text" in kinds else None,
+        (lambda values: ~_among(values, texts)) if "text" in kinds else None,
     )
+
+
+def _among(values: Sequence[str], texts: Set[str]) -> Mask:
+    """Return which values are among some texts."""
+    if len(texts) > _FEW_TEXTS:
+        return np.fromiter(map(texts.__contains__, values), np.bool_, len(values))
+    mask = bytearray(len(values))
+    for text in texts:
+        place = -1
+        with contextlib.suppress(ValueError):
+            while True:
+                place = values.index(text, place + 1)
+                mask[place] = True
+    return np.frombuffer(mask, np.bool_)
 
 
 def _exact_numbers(operands: Sequence[Scalar]) -> NDArray[np.float64]:

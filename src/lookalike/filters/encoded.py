@@ -6,10 +6,10 @@ exactly are compared as one array; a row is then looked up by its code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -62,12 +62,12 @@ class ValueTest:
     Args:
         single: whether a boolean, number, text or object passes.
         numbers: which numbers pass, for an array of float64; None if none does.
-        texts: which texts pass, in order; None if none does.
+        texts: which of several texts pass; None if none does.
     """
 
     single: Callable[[Any], bool]
     numbers: Callable[[NDArray[np.float64]], Mask] | None = None
-    texts: Callable[[Sequence[str]], Iterable[bool]] | None = None
+    texts: Callable[[Sequence[str]], Mask] | None = None
 
     def passes(self, value: Any) -> bool:
         """Return whether a value passes."""
@@ -98,6 +98,9 @@ class Values(Sequence[Any]):
             return [self[each] for each in range(*code.indices(self._count))]
         code = range(self._count)[code]
         return self._parts[code // _PART].values[code % _PART]
+
+    def __iter__(self) -> Iterator[Any]:
+        return chain.from_iterable(part.values for part in self._parts)
 
     def __repr__(self) -> str:
         return f"Values({self._count:,})"
@@ -185,7 +188,7 @@ class _Part:
             for start in range(0, len(self._texts), STEP):
                 check_cancelled()
                 texts = self._texts[start : start + STEP]
-                passing[start : start + STEP] = np.fromiter(test.texts(texts), np.bool_, len(texts))
+                passing[start : start + STEP] = test.texts(texts)
             table[self._text_places] = passing
         for place in self._others:
             table[place] = test.passes(self.values[place])
@@ -238,11 +241,12 @@ class EncodedColumn:
 
 def _look_up(codes: Codes, table: Mask) -> Mask:
     """Return the value in a table by code for each code; False for -1."""
-    edges = np.flatnonzero(np.diff(table, prepend=False, append=False)).tolist()
-    runs = [*pairwise(edges)][::2]
-    comparisons = sum(1 if end == first + 1 else _RANGE for first, end in runs)
-    if comparisons <= _COMPARISONS[codes.dtype]:
-        return _in_runs(codes, runs)
+    edges = np.flatnonzero(np.diff(table, prepend=False, append=False))
+    limit = _COMPARISONS[codes.dtype]
+    if len(edges) <= 2 * limit:
+        runs = [*pairwise(edges.tolist())][::2]
+        if sum(1 if end == first + 1 else _RANGE for first, end in runs) <= limit:
+            return _in_runs(codes, runs)
     by_byte = table[: 1 << 7].tobytes().ljust(1 << 8, b"\0")
     wide = np.append(table, False)
     mask = np.empty(len(codes), np.bool_)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
-
-import numpy as np
 
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError
@@ -33,7 +30,7 @@ class Facet:
         kind: ``boolean``, ``number``, ``text`` or ``mixed``.
         rows: rows that have a value.
         distinct: distinct values.
-        values: rows by value, most frequent first, if there are few distinct values.
+        values: rows by value, most frequent first, then by value, if few are distinct.
         low: the smallest number.
         high: the largest number.
     """
@@ -105,38 +102,56 @@ class FacetCounter:
     def __init__(self, name: str) -> None:
         self._name = name
         self._rows = 0
-        self._counts: Counter[tuple[str, Any]] = Counter()
+        self._counts: dict[str, dict[Any, int]] = {"boolean": {}, "number": {}, "text": {}}
+        self._counts_by_type: dict[type, dict[Any, int]] = {
+            kind: self._counts[kind_of(kind())] for kind in (bool, int, float, str)
+        }
 
     def add(self, columns: Columns) -> None:
         """Count the values of some rows."""
         column = columns.encoded(self._name)
-        self._rows += int(column.counts.sum())
-        exists = np.flatnonzero(column.counts)
-        counts = column.counts[exists].tolist()
-        for place, (code, count) in enumerate(zip(exists.tolist(), counts, strict=True)):
-            value = column.values[code]
-            is_list = isinstance(value, list | tuple)
-            if is_list or place % STEP == 0:
+        counts = column.counts.tolist()
+        self._rows += sum(counts)
+        counts_by_type = self._counts_by_type
+        for place, (value, count) in enumerate(zip(column.values, counts, strict=True)):
+            if place % STEP == 0:
                 check_cancelled()
-            for inner in value if is_list else (value,):
-                if (kind := kind_of(inner)) != "other":
-                    self._counts[kind, inner] += count
+            if not count:
+                continue
+            of_type = counts_by_type.get(type(value))
+            if of_type is not None:
+                of_type[value] = of_type.get(value, 0) + count
+            elif isinstance(value, list | tuple):
+                check_cancelled()  # it may be long
+                for inner in value:
+                    self._count(inner, count)
+            else:
+                self._count(value, count)
+
+    def _count(self, value: Any, count: int) -> None:
+        kind = kind_of(value)
+        if kind != "other":
+            counts = self._counts[kind]
+            counts[value] = counts.get(value, 0) + count
 
     def facet(self) -> Facet | None:
         """Return what was counted; None if there are no booleans, numbers or texts."""
-        counts = self._counts
+        counts = {kind: counts for kind, counts in self._counts.items() if counts}
         if not counts:
             return None
-        kinds = {kind for kind, _ in counts}
-        kind = kinds.pop() if len(kinds) == 1 else "mixed"
-        few = len(counts) <= MAX_LISTED and kind != "mixed"
-        numbers = [value for _, value in counts] if kind == "number" else []
+        kind = next(iter(counts)) if len(counts) == 1 else "mixed"
+        distinct = sum(map(len, counts.values()))
+        values = None
+        if distinct <= MAX_LISTED and kind != "mixed":
+            ordered = sorted(counts[kind].items(), key=lambda pair: (-pair[1], pair[0]))
+            values = {_listed(value): count for value, count in ordered}
+        numbers = counts["number"] if kind == "number" else {}
         return Facet(
             self._name,
             kind,
             self._rows,
-            len(counts),
-            {_listed(value): count for (_, value), count in counts.most_common()} if few else None,
+            distinct,
+            values,
             _in_range(min(numbers, default=None)),
             _in_range(max(numbers, default=None)),
         )

@@ -10,7 +10,9 @@ per character of the piece, so that a text of n characters takes n steps.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from lookalike.cancellation import check_cancelled
 from lookalike.texts import folded
@@ -20,6 +22,9 @@ ANY, ONE = "%", "_"
 
 _CHECK = 4_096
 """Characters between checks whether the work was cancelled."""
+
+_TOGETHER = 32
+"""Texts that are searched together for the longest literal part of a pattern."""
 
 
 class Wildcards:
@@ -31,6 +36,19 @@ class Wildcards:
         self._between = [each for each in pieces[1:-1] if each.text]
         self._is_whole = len(pieces) == 1
         self._length = sum(len(each.text) for each in pieces)
+        self._literal = max((each.literal for each in pieces), key=len)
+
+    def matching(self, texts: Sequence[str]) -> Iterator[bool]:
+        """Return which of several texts the pattern matches.
+
+        Texts none of which has the longest literal part are left out together.
+        """
+        for start in range(0, len(texts), _TOGETHER):
+            part = texts[start : start + _TOGETHER]
+            if self._literal in folded("\n".join(part)):
+                yield from map(self.matches, part)
+            else:
+                yield from repeat(False, len(part))
 
     def matches(self, text: str) -> bool:
         """Return whether the pattern matches the whole of a text."""
