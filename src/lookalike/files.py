@@ -111,15 +111,17 @@ class AnchoredPath:
 
     def __init__(self, path: str | Path) -> None:
         self._given = Path(path)
+        self._folder = None if self._given.is_absolute() else os.getcwd()  # noqa: PTH109 - a text
         self._absolute = self._given.absolute()
 
     @property
     def path(self) -> Path:
         """The path as it was given, as long as that leads to the same place; else absolute."""
         try:
-            return self._given if self._given.absolute() == self._absolute else self._absolute
+            is_there = self._folder is None or os.getcwd() == self._folder  # noqa: PTH109 - fast
         except OSError:  # the working directory is gone
             return self._absolute
+        return self._given if is_there else self._absolute
 
 
 def normalize_name(name: str) -> str:

@@ -17,8 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lookalike.cancellation import check_cancelled
+from lookalike.files import AnchoredPath
 from lookalike.stores.embedded import database
 from lookalike.stores.embedded.database import (
+    FILE,
     Connection,
     file_place,
     frozen_facts,
@@ -38,11 +40,12 @@ class ConnectionPool:
     They are closed when the pool is garbage-collected or the process ends.
 
     Args:
-        path: returns that of the file.
+        folder: of the store.
     """
 
-    def __init__(self, path: Callable[[], Path]) -> None:
-        self._path = path
+    def __init__(self, folder: AnchoredPath) -> None:
+        self._folder = folder
+        self._known = folder.path, folder.path / FILE
         self._state = _State()
         self.write_lock = threading.RLock()
         self._finalizer = weakref.finalize(self, self._state.close)
@@ -51,7 +54,10 @@ class ConnectionPool:
     @property
     def database(self) -> Path:
         """The file."""
-        return self._path()
+        folder = self._folder.path
+        if folder is not self._known[0]:
+            self._known = folder, folder / FILE
+        return self._known[1]
 
     def take(self) -> Connection:
         """Return a connection for reading, which has no transaction.

@@ -47,6 +47,7 @@ class CommitCache:
 
     Attributes:
         facts: what is recorded about the store.
+        marker: the row of the revision, which no other commit has.
         mapped: its vector files.
         slots: the slots of the rows by number, once they are known; None if no slot is dead.
         values: whatever else is computed, by name.
@@ -57,6 +58,7 @@ class CommitCache:
         self, facts: StoreFacts, mapped: MappedVectors, last: CommitCache | None = None
     ) -> None:
         self.facts = facts
+        self.marker = (facts.revision,)
         self.mapped = mapped
         self.slots: NDArray[np.int64] | None = None
         self.values: dict[str, Any] = {}
@@ -112,11 +114,12 @@ class Reader:
             try:
                 with reading_errors(pool.database):
                     connection.execute("BEGIN")
+                    query = "SELECT revision FROM store"
+                    if last is not None and connection.execute(query).fetchone() == last.marker:
+                        return cls(pool, connection, last)
                     facts = StoreFacts.read(connection)
-                    cache = last
-                    if cache is None or cache.facts.revision != facts.revision:
-                        files = VectorFiles(pool.database.parent, facts.generation, facts.dim)
-                        cache = CommitCache(facts, files.map(facts.slots, connection), last)
+                    files = VectorFiles(pool.database.parent, facts.generation, facts.dim)
+                    cache = CommitCache(facts, files.map(facts.slots, connection), last)
             except ArtifactError:
                 pool.give_back(connection)
                 if attempt + 1 < _ATTEMPTS and facts and _has_moved_on(pool, facts):

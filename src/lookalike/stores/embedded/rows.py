@@ -105,7 +105,8 @@ def select_many(
     for start in range(0, len(values), _MAX_VARIABLES):
         check_cancelled()
         part = values[start : start + _MAX_VARIABLES]
-        yield from connection.execute(query.replace("(?)", f"({','.join('?' * len(part))})"), part)
+        places = f"({','.join('?' * len(part))})"
+        yield from connection.execute(query.replace("(?)", places), part).fetchall()
 
 
 def packed_uris(connection: sqlite3.Connection, rows: Rows) -> list[str | int]:

@@ -63,8 +63,7 @@ class EmbeddedStore(SnapshotStore):
         self._place = AnchoredPath(folder)
         self._lock = threading.RLock()
         self._graphs = Graphs()
-        place = self._place
-        self._pool = ConnectionPool(lambda: place.path / FILE)
+        self._pool = ConnectionPool(self._place)
         self._reader: weakref.ref[Reader] | None = None
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._cache: CommitCache | None = None
@@ -117,7 +116,7 @@ class EmbeddedStore(SnapshotStore):
 
     @property
     def _database(self) -> Path:
-        return self._folder / FILE
+        return self._pool.database
 
     @property
     def dim(self) -> int:
