@@ -28,8 +28,21 @@ class RowFilter:
         Raises:
             ValueError: the columns are of another snapshot, where the numbers mean other rows.
         """
-        if columns is not self.columns:
-            raise ValueError("row numbers are valid in one snapshot only")
+        self._check(columns)
         mask = np.zeros(len(columns), np.bool_)
         mask[self.rows] = True
         return mask
+
+    def ascending(self, columns: Columns) -> NDArray[np.int64]:
+        """Return the row numbers, ascending and each once.
+
+        Raises:
+            ValueError: the columns are of another snapshot, where the numbers mean other rows.
+        """
+        self._check(columns)
+        is_ascending = (self.rows[1:] > self.rows[:-1]).all()
+        return self.rows if is_ascending else np.unique(self.rows)
+
+    def _check(self, columns: Columns) -> None:
+        if columns is not self.columns:
+            raise ValueError("row numbers are valid in one snapshot only")

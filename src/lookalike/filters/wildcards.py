@@ -41,14 +41,15 @@ class Wildcards:
     def matching(self, texts: Sequence[str]) -> Iterator[bool]:
         """Return which of several texts the pattern matches.
 
-        Texts none of which has the longest literal part are left out together.
+        Texts in ASCII none of which has the longest literal part are left out together.
         """
         for start in range(0, len(texts), _TOGETHER):
             part = texts[start : start + _TOGETHER]
-            if self._literal in folded("\n".join(part)):
-                yield from map(self.matches, part)
-            else:
+            together = "\n".join(part)
+            if together.isascii() and self._literal not in together.lower():
                 yield from repeat(False, len(part))
+            else:
+                yield from map(self.matches, part)
 
     def matches(self, text: str) -> bool:
         """Return whether the pattern matches the whole of a text."""

@@ -418,14 +418,17 @@ def ids_near(sorted_ids: Sequence[str], row_id: str, count: int) -> Sequence[str
 
 def count_matching(where: Filter, columns: Columns) -> int:
     """Return the number of rows that a filter matches."""
-    rows = matching_rows(where, columns)
-    return 0 if rows is None else len(rows)
+    return int(np.count_nonzero(where.mask(columns))) if len(columns) else 0
 
 
 def matching_rows(where: Filter | None, columns: Columns) -> NDArray[np.int64] | None:
-    """Return the numbers of the rows that a filter matches; None without a filter."""
+    """Return the numbers of the rows that a filter matches, ascending; None without a filter."""
+    from lookalike.filters import RowFilter
+
     if where is None or not len(columns):
         return None
+    if isinstance(where, RowFilter):
+        return where.ascending(columns)
     return np.flatnonzero(where.mask(columns))
 
 
