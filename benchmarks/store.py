@@ -89,6 +89,17 @@ print(Index.restore(sys.argv[1], view=True).search(np.load(sys.argv[2]), 10).key
 """,
 }
 
+LAUNCH = """
+import os, sys, time
+start = time.perf_counter()
+silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=silent)
+_, status, usage = os.wait4(process, 0)
+seconds, cpu = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+print(seconds, cpu, usage.ru_maxrss / 1024, status)
+"""
+"""Runs a command in a small process: the memory of the process that starts another counts there."""
+
 OPEN = "import sys, lookalike; lookalike.Gallery.open(sys.argv[1])"
 
 
@@ -384,14 +395,12 @@ def graph(run: Run, rows: int) -> None:
 
 def process_cost(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float, float]:
     """Return the seconds, CPU seconds and resident MB of a process."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    launcher = [sys.executable, "-S", "-E", "-c", LAUNCH, *command]
+    output = subprocess.run(launcher, env=environment, check=True, stdout=subprocess.PIPE).stdout
+    seconds, cpu, megabytes, status = map(float, output.split())
+    if status:
         sys.exit(f"{command[:4]} failed")
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return seconds, cpu, megabytes
 
 
 def evict(path: Path) -> None:
