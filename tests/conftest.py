@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Milvus is killed while it has few collections: restarting it takes longer the more it has.
     """
     for item in items:
-        if re.search(r"\[.*(milvus|lance)", item.name):
+        if re.search(r"\[.*(milvus|embedded)", item.name):
             item.add_marker(pytest.mark.engine)
     rank = {name: number for number, name in enumerate(_LONGEST_FIRST)}
     items.sort(

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +19,7 @@ from PIL import Image
 from lookalike.cli.doctor import _print
 from lookalike.diagnostics import Check, checks
 from lookalike.errors import ArtifactError, UnknownNameError
-from lookalike.gallery.export import export
+from lookalike.gallery.export import LAYOUTS, export
 from lookalike.gallery.gallery import Gallery
 from tests.integration.test_cli import lookalike, run
 
@@ -34,7 +35,18 @@ def test_export_writes_all_rows(gallery: Gallery, tmp_path: Path) -> None:
     facts = pq.read_table(tmp_path / "clip" / "metadata" / "metadata_0.parquet")
     np.testing.assert_array_equal(embeddings, gallery.store.get(facts["id"].to_pylist()).embeddings)
     assert facts["image_path"].to_pylist()[0].startswith("dataset:digits/train#")
-    for path in ("g.parquet", "clip"):
+    assert export(gallery, tmp_path / "lines", layout="jsonl") == 400
+    lines = (tmp_path / "lines" / "rows.jsonl").read_text().splitlines()
+    objects = [json.loads(line) for line in lines]
+    embeddings = np.load(tmp_path / "lines" / "embeddings.npy")
+    rows = gallery.store.get([each["id"] for each in objects])
+    np.testing.assert_array_equal(embeddings, rows.embeddings)
+    assert [each["metadata"] for each in objects] == list(rows.metadata)
+    assert [each["content_hash"] for each in objects] == list(rows.hashes)
+    assert export(gallery, tmp_path / "g.lance", layout="lance") == 400
+    lance_table = lance.dataset(tmp_path / "g.lance").to_table()
+    assert lance_table.sort_by("id").equals(table.sort_by("id"))
+    for path in ("g.parquet", "clip", "lines", "g.lance"):
         with pytest.raises(ArtifactError, match="already exists"):
             export(gallery, tmp_path / path)
     with pytest.raises(UnknownNameError, match="unknown layout 'npz': did you mean 'npy'"):
@@ -51,7 +63,7 @@ def test_an_export_that_fails_leaves_nothing(gallery: Gallery, tmp_path: Path) -
     def stop(_: object) -> None:
         raise StopError
 
-    for layout in ("parquet", "npy"):
+    for layout in LAYOUTS:
         with pytest.raises(StopError):
             export(gallery, tmp_path / "out", layout=layout, on_progress=stop)
         assert [path.name for path in tmp_path.iterdir()] == ["digits.gallery"]
@@ -68,15 +80,16 @@ def doctor() -> dict[str, dict[str, Any]]:
 def test_doctor_tries_every_part(doctor: dict[str, dict[str, Any]]) -> None:
     """What is called ok was used, and the line says how; facts need no probe."""
     for name in (
-        *("embeddings", "tables", "images", "charts", "torch", "timm", "transformers"),
+        *("embeddings", "rows", "images", "charts", "torch", "timm", "transformers"),
+        *("parquet", "lance"),
         *("tokenizers", "service", "map", "heif", "raw", "geometric", "milvus", "ray", "cache"),
     ):
         assert doctor[name]["ok"] in (True, False, None), name
         assert doctor[name]["tried"] or doctor[name]["ok"] is None, name
-    assert doctor["tables"]["tried"] == "wrote and searched rows"
+    assert doctor["rows"]["tried"] == "wrote and searched rows"
     assert "JPEG, PNG, WEBP" in doctor["images"]["tried"]
     assert {name for name, check in doctor.items() if check["required"]} == {
-        *("embeddings", "tables", "images", "efficientnet-lite0", "tokenizers", "cache"),
+        *("embeddings", "rows", "images", "efficientnet-lite0", "tokenizers", "cache"),
     }
 
 
@@ -113,8 +126,8 @@ def test_what_is_missing_has_its_install_command(monkeypatch: pytest.MonkeyPatch
     results = {part.name: checks._try(part) for part in checks._PARTS}
     assert results["timm"].ok is None
     assert results["timm"].detail == "pip install 'lookalike[timm]' (encoders timm:NAME)"
-    assert results["tables"].ok is False
-    assert results["tables"].required
+    assert results["images"].ok is False
+    assert results["images"].required
 
 
 def test_doctor_fails_if_the_cache_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from lookalike.gallery.storage import IMAGES, LOCK
 from lookalike.labels import LabelSet
 from lookalike.labels.session import save_session
 from lookalike.metadata import MAX_BYTES, MAX_LEVELS
-from lookalike.stores.lance import store as lance_store
+from lookalike.stores.embedded.store import EmbeddedStore
 from tests.integration.test_cli import lookalike
 from tests.integration.test_sync import draw, upload
 from tests.serving import Serving, serving
@@ -177,7 +177,7 @@ def test_after_an_error_nothing_was_written(
     with pytest.raises(InputError):
         upload(gallery, "x", {"label": "\0"})
     with monkeypatch.context() as patch:
-        patch.setattr(lance_store.LanceStore, "upsert", fail)
+        patch.setattr(EmbeddedStore, "upsert", fail)
         for name in ("x", "new"):
             with pytest.raises(StorageError):
                 upload(gallery, name, {"label": "other"})

@@ -354,10 +354,3 @@ def test_an_interrupt_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "a.png", b"data")
     assert not list(tmp_path.iterdir())
-
-
-def test_an_interrupt_within_the_store_is_one() -> None:
-    from lookalike.stores.lance.snapshot import reading
-
-    with pytest.raises(KeyboardInterrupt), reading(Path("store")):
-        raise OSError("External error: KeyboardInterrupt: , /rust/file.rs:1")

@@ -128,6 +128,8 @@ def test_old_galleries_name_the_command_that_migrates_them(old: Path, tmp_path: 
     with pytest.raises(FormatVersionError) as error:
         Gallery.open(old)
     assert str(error.value).endswith(f"Migrate it: {command}")
+    broken = [check for check in check_gallery(str(old)) if not check.ok]
+    assert [(check.name, check.detail) for check in broken] == [("rows", str(error.value))]
 
 
 def test_the_path_of_a_migrated_gallery_is_never_the_working_directory(
@@ -151,7 +153,7 @@ def test_uploads_and_labels_of_an_old_gallery_move_with_it(tmp_path: Path) -> No
     assert gallery.source_options == {"photos": {"exclude": ["skip*"]}}
     assert gallery.written == {"checked"}
     assert [*gallery.archive.values()] == [{"checked": False}]
-    assert all(check.ok for check in check_gallery(new))
+    assert all(check.ok for check in check_gallery(str(new)))
     gallery.remove("one")
     assert list((new / "images").iterdir()) == []
 

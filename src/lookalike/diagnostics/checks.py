@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,7 @@ class _Part:
 
 _PARTS = (
     _Part("embeddings", "encoded an image", "", None, ("onnxruntime",)),
-    _Part("tables", "wrote and searched rows", "", None, ("lance",)),
+    _Part("rows", "wrote and searched rows", "", None, ("sqlite3",)),
     _Part("images", "wrote and read {output}", "", None, ("PIL",)),
     _Part("charts", "drew a chart", "reports, plots", "report", ("matplotlib",)),
     _Part("torch", "trained a network for a step", "training", "train", ("torch",)),
@@ -115,6 +116,8 @@ _PARTS = (
     _Part("geometric", "found features", "re-ranking: geometric", "geometric", ("cv2",)),
     _Part("watch", "watched a folder", "index --watch", "watch", ("watchfiles",)),
     _Part("ann", "searched 100 vectors", "index --ann", "ann", ("usearch",)),
+    _Part("parquet", "wrote and read a table", "Parquet files", "parquet", ("pyarrow",)),
+    _Part("lance", "wrote and read a table", "old galleries", "lance", ("lance", "pyarrow")),
     _Part("stamps", "read a photograph", "the data set stamps", "stamps", ("skimage",)),
     _Part("milvus", "called a closed port", "galleries in Milvus", "milvus", ("pymilvus",)),
     _Part("ray", "imported, not started", "index --runner ray", "scale", ("ray",)),
@@ -212,6 +215,8 @@ def _limit() -> str:
 
 
 def _version(module: str) -> str:
+    if module == "sqlite3":
+        return sqlite3.sqlite_version
     for name in importlib.metadata.packages_distributions().get(module, ()):
         return importlib.metadata.version(name)
     return "of unknown version"

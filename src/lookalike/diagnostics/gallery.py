@@ -23,7 +23,17 @@ from lookalike.gallery.archive import FILE as ARCHIVE_FILE
 from lookalike.gallery.derived import DerivedFile
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ids import UPLOADS
-from lookalike.gallery.storage import ENCODER, IMAGES, LOCK, MANIFEST, PARTS, STORE, read_folder
+from lookalike.gallery.storage import (
+    ENCODER,
+    IMAGES,
+    LOCK,
+    MANIFEST,
+    PARTS,
+    STORE,
+    is_outdated,
+    outdated_error,
+    read_folder,
+)
 from lookalike.images.decode import content_hash
 from lookalike.labels.session import FILE as SESSION_FILE
 from lookalike.stores.embedded.check import StoreReport, examine
@@ -137,6 +147,9 @@ def _check_encoder(folder: Path) -> Check:
 
 def _check_rows(folder: Path, *, deep: bool, fix: bool) -> Iterator[Check]:
     """Yield the checks of the rows; with ``fix``, repair them first if they are damaged."""
+    if is_outdated(folder):
+        yield _broken("rows", outdated_error(folder))
+        return
     try:
         report = examine(folder / STORE, deep=deep or fix)
         if fix and report.problems:

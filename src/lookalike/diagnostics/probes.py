@@ -33,7 +33,7 @@ def _encode() -> None:
     open_encoder("untrained", []).encode_batch([np.zeros((28, 28), np.uint8)])
 
 
-def _tables() -> None:
+def _rows() -> None:
     with _gallery() as gallery:
         hits = gallery.search(id="photos:0.png", k=3)
         _expect(len(hits) == 3, "a search found too few rows")
@@ -222,6 +222,24 @@ def _stamps() -> None:
     _expect(data.coffee().ndim == 3, "a photograph is missing")
 
 
+def _parquet() -> None:
+    from lookalike.sources.tables import read_table
+
+    with _gallery() as gallery:
+        path = gallery.path.with_name("rows.parquet")
+        gallery.export(path, progress=False)
+        _expect(len(read_table(path).rows) == _IMAGES, "a file lacks rows")
+
+
+def _lance() -> None:
+    from lookalike.stores.lance_tables import LanceTable
+
+    with _gallery() as gallery:
+        path = gallery.path.with_name("rows.lance")
+        gallery.export(path, layout="lance", progress=False)
+        _expect(LanceTable(path).count() == _IMAGES, "a table lacks rows")
+
+
 def _milvus() -> None:
     from lookalike.errors import UnreachableError
     from lookalike.stores.milvus.address import Address
@@ -237,7 +255,7 @@ def _ray() -> None:
 
 PROBES: Mapping[str, Callable[[], str | None]] = {
     "embeddings": _encode,
-    "tables": _tables,
+    "rows": _rows,
     "images": _images,
     "charts": _charts,
     "torch": _torch,
@@ -256,6 +274,8 @@ PROBES: Mapping[str, Callable[[], str | None]] = {
     "geometric": _geometric,
     "watch": _watch,
     "ann": _ann,
+    "parquet": _parquet,
+    "lance": _lance,
     "stamps": _stamps,
     "milvus": _milvus,
     "ray": _ray,

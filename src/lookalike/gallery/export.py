@@ -86,7 +86,7 @@ def _write_lance(gallery: Gallery, target: Path, total: int) -> Iterator[int]:
     del total
     schema = _schema(gallery)
     with new_folder(target) as partial:
-        lance.write_dataset(schema.empty_table(), partial, mode="overwrite")
+        lance.write_dataset(schema.empty_table(), partial, mode="create")
         for rows in gallery.store.rows(BATCH):
             lance.write_dataset(_table(rows, schema), partial, mode="append")
             yield len(rows)
