@@ -59,11 +59,6 @@ class MetadataColumns:
             self._names = tuple(sorted(names))
         return self._names
 
-    @property
-    def rows(self) -> Sequence[Metadata]:
-        """The metadata by row."""
-        return self._rows
-
     def encoded(self, name: str) -> EncodedColumn:
         """Return the codes and values of a column."""
         encoded = self._encoded.get(name)

@@ -21,7 +21,6 @@ from lookalike.filters.encoded import EncodedColumn, Mask, ValueTest, kind_of
 from lookalike.filters.limits import MAX_DIGITS, TOO_LONG
 from lookalike.filters.wildcards import Wildcards
 from lookalike.texts import FORMS, normalized
-from lookalike.types import Metadata
 
 Scalar = str | int | float | bool
 
@@ -53,11 +52,6 @@ class Columns(Protocol):
     @property
     def names(self) -> Sequence[str]:
         """All columns."""
-        ...
-
-    @property
-    def rows(self) -> Sequence[Metadata]:
-        """The metadata by row."""
         ...
 
     def encoded(self, name: str) -> EncodedColumn:

@@ -11,14 +11,12 @@ import numpy as np
 
 from lookalike.filters.columns import KeptColumns
 from lookalike.filters.encoded import Codes, EncodedColumn, Values
-from lookalike.metadata import parse_metadata
 from lookalike.stores.embedded.column_tables import (
     DamagedColumnError,
     StoredValues,
     read_codes,
     read_values,
 )
-from lookalike.types import Metadata
 
 if TYPE_CHECKING:
     from lookalike.stores.embedded.reader import Reader
@@ -84,12 +82,6 @@ class EmbeddedColumns:
     def names(self) -> Sequence[str]:
         """All columns that a row has, or had until the last compaction, sorted by name."""
         return self._cached("names", lambda: tuple(self._numbers))
-
-    @property
-    def rows(self) -> Sequence[Metadata]:
-        """The metadata by row."""
-        texts = self._reader.select("SELECT metadata FROM rows ORDER BY slot")
-        return [parse_metadata(text) for (text,) in texts]
 
     def encoded(self, name: str) -> EncodedColumn:
         """Return the codes and values of a column.
