@@ -241,7 +241,7 @@ def test_half_a_gallery_is_an_error_until_it_is_whole(sides: tuple[Side, Side], 
     gallery = a.create(path)
     other = b.create(path.with_name("other.gallery"))
     shutil.rmtree(path / "store")
-    with pytest.raises(ArtifactError, match="the table of the gallery is missing or broken"):
+    with pytest.raises(ArtifactError, match="the rows of the gallery are missing or broken"):
         gallery.store.ids()
     shutil.copytree(other.path / "store", path / "store")
     for use in (lambda: answer(gallery, a.image(0)), lambda: Gallery.open(path)):
