@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 BLOCKED = (
-    *("cv2", "fastapi", "matplotlib", "openTSNE", "pandas", "pymilvus", "ray", "scipy"),
-    *("skimage", "sklearn", "timm", "torch", "transformers", "usearch", "watchfiles"),
+    *("cv2", "fastapi", "lance", "matplotlib", "openTSNE", "pandas", "pyarrow", "pymilvus"),
+    *(
+        "ray",
+        "scipy",
+        "skimage",
+        "sklearn",
+        "timm",
+        "torch",
+        "transformers",
+        "usearch",
+        "watchfiles",
+    ),
 )
 
 CALLS = {
@@ -57,6 +68,22 @@ CALLS = {
     "watch": (None, "index g photos --watch"),
     "an approximate index": (None, "index g --ann"),
     "serve": (None, "serve g --port 0"),
+    "a Parquet file": ("la.open_source('list.parquet')", "index new list.parquet"),
+    "a labels file": (
+        "la.evaluate(la.Gallery.open('g'), labels='list.parquet')",
+        "evaluate g --labels list.parquet",
+    ),
+    "a Parquet export": ("la.Gallery.open('g').export('out')", "export g out"),
+    "an export as clip-retrieval": (
+        "la.Gallery.open('g').export('out', layout='npy')",
+        "export g out --layout npy",
+    ),
+    "a Lance export": (
+        "la.Gallery.open('g').export('out', layout='lance')",
+        "export g out --layout lance",
+    ),
+    "an old gallery": ("copy('old', 'new')", "copy old new"),
+    "Arrow": ("la.Gallery.open('g').search(id='photos:3.png').to_arrow()", None),
     "pandas": ("la.Gallery.open('g').search(id='photos:3.png').to_pandas()", None),
 }
 """What needs each package: a function and a command, None where there is none."""
@@ -83,11 +110,18 @@ EXTRAS = {
     "watch": "'watchfiles': pip install 'lookalike[watch]'",
     "an approximate index": "'usearch': pip install 'lookalike[ann]'",
     "serve": "'fastapi': pip install 'lookalike[serve]'",
+    "a Parquet file": "'pyarrow': pip install 'lookalike[parquet]'",
+    "a labels file": "'pyarrow': pip install 'lookalike[parquet]'",
+    "a Parquet export": "'pyarrow': pip install 'lookalike[parquet]'",
+    "an export as clip-retrieval": "'pyarrow': pip install 'lookalike[parquet]'",
+    "a Lance export": "'pylance': pip install 'lookalike[lance]'",
+    "an old gallery": "'pylance': pip install 'lookalike[lance]'",
+    "Arrow": "'pyarrow': pip install 'lookalike[parquet]'",
     "pandas": "'pandas': pip install 'lookalike[pandas]'",
 }
 
 PROGRAM = """
-import contextlib, io, json, sys
+import contextlib, io, json, shutil, sys
 
 from importlib.machinery import PathFinder
 
@@ -106,6 +140,7 @@ from lookalike.cli import main
 from lookalike.datasets import stamps
 from lookalike.errors import MissingDependencyError
 from lookalike.gallery import ray_runner
+from lookalike.gallery.copy import copy
 
 Path("photos").mkdir()
 for number in range(12):
@@ -113,6 +148,9 @@ for number in range(12):
     Image.fromarray(pixels).save(f"photos/{number}.png")
 gallery = la.Gallery.create("g", encoder=la.open_encoder("pixels", "photos"))
 gallery.sync("photos", progress=False)
+Path("list.parquet").write_bytes(b"PAR1")
+Path("list.csv").write_text("path,caption\\nphotos/0.png,red\\n")
+shutil.copytree(OLD, "old")
 Path("labels.csv").write_text("id,label\\nphotos:3.png,a\\nphotos:4.png,b\\n")
 
 def called(code):
@@ -148,6 +186,12 @@ WORKING = (
     "explore duplicates g -o duplicates",
     "explore outliers g",
     "index second photos --encoder hog-fine",
+    "index third list.csv --encoder color",
+    "search third --keywords red",
+    "search g photos/3.png --json",
+    "export g rows --layout jsonl",
+    "copy g g-2",
+    "doctor g",
 )
 """Commands that a plain installation has."""
 
@@ -155,7 +199,13 @@ WORKING = (
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
     """Message, exit code and stderr of what needs a package; the files left; what works."""
-    code = f"BLOCKED = {BLOCKED!r}\nCALLS = {[*CALLS.items()]!r}\nWORKING = {WORKING!r}\n{PROGRAM}"
+    values = {
+        "OLD": str(Path(__file__).parents[1] / "data" / "format-4.gallery"),
+        "BLOCKED": BLOCKED,
+        "CALLS": [*CALLS.items()],
+        "WORKING": WORKING,
+    }
+    code = "\n".join([*(f"{name} = {value!r}" for name, value in values.items()), PROGRAM])
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path_factory.mktemp("missing"),
@@ -182,7 +232,7 @@ def test_functions_and_commands_name_the_package_and_its_extra(
 
 
 def test_nothing_is_written_by_what_lacks_a_package(outcome: tuple[Any, Any, Any]) -> None:
-    assert outcome[1] == ["g", "labels.csv", "photos"]
+    assert outcome[1] == ["g", "labels.csv", "list.csv", "list.parquet", "old", "photos"]
 
 
 @pytest.mark.parametrize("command", WORKING)

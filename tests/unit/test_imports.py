@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ HEAVY = (
     "matplotlib",
     "numpy",
     "onnxruntime",
+    "pyarrow",
     "pymilvus",
     "ray",
     "scipy",
@@ -46,3 +48,19 @@ def test_evaluation_loads_scipy_stats_only_when_it_needs_it() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_tables_and_galleries_load_neither_arrow_nor_lance(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("path,label\na.png,x\n")
+    code = (
+        "import sys, numpy, lookalike\n"
+        "from lookalike.sources import labels, manifest, shards, tables\n"
+        "from lookalike.gallery import copy, export, migration\n"
+        "tables.read_table(__import__('pathlib').Path('rows.csv'))\n"
+        "lookalike.Gallery.from_embeddings(numpy.eye(3), path='g').search(id='1')\n"
+        "print(sorted({'lance', 'pyarrow', 'pandas', 'scipy'} & set(sys.modules)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
