@@ -41,11 +41,11 @@ _WORTH_QUANTIZING = 1_000
 _MIN_BATCH = 6
 """Queries from which they are multiplied together; fewer are faster one by one."""
 
-_BATCH = 128
+_BATCH = 256
 _MAX_DIRECT = 1_000
 """Candidates up to which distances are computed directly."""
 
-_GATHERED = 0.08
+_GATHERED = 0.05
 """Share of the rows below which those of a subset are read one by one."""
 
 _CHUNK_BLOCKS = 128
@@ -411,13 +411,17 @@ class _Scan:
     ) -> Iterator[ScoredRows]:
         assert self.codes is not None
         size, wild = self.codes.rows, self.wild_blocks()
-        for start in range(0, len(self.codes), _CHUNK_BLOCKS):
+        first, last = 0, len(self.codes)
+        if scope.excluded is not None:  # a folder's rows are often next to each other
+            excluded = scope.excluded[: self.coded].reshape(-1, size)
+            used = np.flatnonzero(~excluded.all(axis=1))
+            first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+        for start in range(first, last, _CHUNK_BLOCKS):
             check_cancelled()
-            part = slice(start, min(start + _CHUNK_BLOCKS, len(self.codes)))
+            part = slice(start, min(start + _CHUNK_BLOCKS, last))
             scores = self.codes.query_scores(query, part, metric, self.threads)
             if scope.excluded is not None:
-                excluded = scope.excluded[start * size : part.stop * size]
-                np.copyto(scores, np.float32(-np.inf), where=excluded.reshape(scores.shape))
+                np.copyto(scores, np.float32(-np.inf), where=excluded[part])
             maxima = group_maxima(scores[:, None], group_count(size, len(scores), 1, k))
             errors = self.codes.errors(query, part, metric)
             errors[wild[part]] = 0  # all of their rows are excluded
