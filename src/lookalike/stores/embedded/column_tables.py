@@ -77,11 +77,6 @@ class StoredValues:
     before: int
     checksum: int
 
-    @classmethod
-    def none(cls, number: int) -> StoredValues:
-        """Return the values of a new column."""
-        return cls(Values(()), 0, place_of(number), "", 0, 0)
-
 
 def read_values(
     connection: sqlite3.Connection, number: int, known: StoredValues | None = None
@@ -166,6 +161,11 @@ class LastPiece:
         return within_column(self.place) + self.count
 
     @classmethod
+    def none(cls, number: int) -> LastPiece:
+        """Return that of a new column."""
+        return cls(place_of(number), 0, "", 0, 0)
+
+    @classmethod
     def read(cls, connection: sqlite3.Connection, number: int) -> LastPiece:
         """Read it.
 
@@ -178,7 +178,7 @@ class LastPiece:
             (place_of(number), place_of(number + 1)),
         ).fetchone()
         if last is None:
-            return cls(place_of(number), 0, "", 0, 0)
+            return cls.none(number)
         place, count, data, checksum = last
         text = data if isinstance(data, str) else None
         before = 0

@@ -161,7 +161,7 @@ class ColumnWriter:
     def _add(self, connection: sqlite3.Connection, name: str) -> _Column:
         number, self._next = self._next, self._next + 1
         connection.execute("INSERT INTO columns VALUES (?, ?)", (number, name))
-        column = self._columns[name] = _Column(number, LastPiece.read(connection, number))
+        column = self._columns[name] = _Column(number, LastPiece.none(number))
         return column
 
     def _write(
