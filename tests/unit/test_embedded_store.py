@@ -396,12 +396,13 @@ class TestWriting:
         assert contents(store) == expected(batch)
         assert [row.uri for row in store.records()] == [uri] * 6
 
-    def test_many_folders_of_uris(
+    def test_many_folders_of_uris_and_columns_of_metadata(
         self, store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("lookalike.stores.embedded.rows._MAX_PREFIXES", 3)
+        monkeypatch.setattr("lookalike.stores.embedded.packing._MAX_SHARED", 3)
         ids = [f"s:{i}.png" for i in range(8)]
-        batch = Rows(ids, [f"/{i}/{i}.png" for i in range(8)], matrix(8), [{}] * 8, ids)
+        metadata = [{f"column {i}": i, "ü\x1e": ["\x1e", 1.5, None]} for i in range(8)]
+        batch = Rows(ids, [f"/{i}/{i}.png" for i in range(8)], matrix(8), metadata, ids)
         store.upsert(batch)
         assert contents(store) == expected(batch)
 
@@ -758,6 +759,7 @@ class TestChecksums:
         [
             *("uri = '/other'", "metadata = '{}'", "content_hash = ''", "signature = 'x'"),
             *("checksum = 5", "uri = 77", "content_hash = 3.5", "metadata = x'00'"),
+            *("metadata = '1'", "metadata = replace(metadata, '1', '2')", "metadata = '9999'"),
         ],
     )
     def test_a_changed_row_is_named(self, store: EmbeddedStore, folder: Path, change: str) -> None:
@@ -854,7 +856,7 @@ class TestCompaction:
             "_moves",
             "clear_dead",
             "rebuild_derived",
-            "remove_unused_prefixes",
+            "remove_unused",
         )
         with monkeypatch.context() as patch:
             if step < len(places):

@@ -21,7 +21,14 @@ from lookalike.stores.embedded import columns
 from lookalike.stores.embedded.database import FILE, StoreFacts, check_file, open_database
 from lookalike.stores.embedded.dead_slots import dead_mask
 from lookalike.stores.embedded.graph_records import LOCK, GraphRecord, find_damage
-from lookalike.stores.embedded.rows import URI, row_checksum, unpack_hash
+from lookalike.stores.embedded.packing import (
+    URI,
+    Names,
+    metadata_names,
+    row_checksum,
+    unpack_hash,
+    unpack_metadata,
+)
 from lookalike.stores.embedded.vector_files import VectorFiles
 from lookalike.stores.quantized import BLOCK, QuantizedBlocks
 from lookalike.types import Embeddings
@@ -122,9 +129,13 @@ def read_rows(connection: sqlite3.Connection, vectors: Embeddings, slots: int) -
     Raises:
         CancelledError: the work was cancelled.
     """
+    try:
+        names = metadata_names(connection)
+    except sqlite3.DatabaseError:
+        names = {}
     for start in range(0, slots, _ROWS):
         for row in _read(connection, start, min(start + _ROWS, slots)):
-            yield _checked(row, vectors)
+            yield _checked(row, vectors, names)
 
 
 def _read(connection: sqlite3.Connection, start: int, end: int) -> Sequence[Any]:
@@ -139,10 +150,10 @@ def _read(connection: sqlite3.Connection, start: int, end: int) -> Sequence[Any]
         return [*_read(connection, start, middle), *_read(connection, middle, end)]
 
 
-def _checked(row: Sequence[Any], vectors: Embeddings) -> ReadRow:
-    slot, row_id, uri, digest, signature, metadata, checksum = row
+def _checked(row: Sequence[Any], vectors: Embeddings, names: Names) -> ReadRow:
+    slot, row_id, uri, digest, signature, packed, checksum = row
     name = row_id if isinstance(row_id, str) else ""
-    texts = (row_id, uri, signature, metadata)
+    texts = (row_id, uri, signature, packed)
     if not (all(isinstance(each, str) for each in texts) and isinstance(digest, bytes | str)):
         return ReadRow(slot, name, ())
     if slot >= len(vectors):
@@ -150,11 +161,12 @@ def _checked(row: Sequence[Any], vectors: Embeddings) -> ReadRow:
     embedding = vectors[slot]
     content = unpack_hash(digest)
     try:
+        metadata = unpack_metadata(packed, names)
         expected = row_checksum((row_id, uri, content, signature, metadata), embedding.tobytes())
         if expected != checksum or not np.isfinite(embedding).all():
             return ReadRow(slot, name, ())
         return ReadRow(slot, name, (uri, content, signature, parse_metadata(metadata)))
-    except (LookalikeError, ValueError):
+    except (LookalikeError, ValueError, sqlite3.DatabaseError):
         return ReadRow(slot, name, ())
 
 

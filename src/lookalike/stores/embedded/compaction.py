@@ -23,7 +23,7 @@ from lookalike.stores.embedded.connections import truncate_log
 from lookalike.stores.embedded.database import StoreFacts
 from lookalike.stores.embedded.dead_slots import clear_dead, dead_mask
 from lookalike.stores.embedded.derived import rebuild_derived
-from lookalike.stores.embedded.rows import remove_unused_prefixes
+from lookalike.stores.embedded.packing import remove_unused
 from lookalike.stores.embedded.vector_files import VectorFiles, remove_other_files
 from lookalike.stores.quantized import BLOCK
 from lookalike.types import Progress, ProgressCallback
@@ -68,7 +68,7 @@ def compact(
     # In ascending order a row never moves to a slot that another one still has.
     connection.executemany("UPDATE rows SET slot = ? WHERE slot = ?", _moves(live))
     clear_dead(connection)
-    remove_unused_prefixes(connection)
+    remove_unused(connection)
     rebuild_derived(connection)
     on_progress(Progress("compact", facts.rows, facts.rows, "rows"))
     return compacted.write(connection)

@@ -26,8 +26,15 @@ from lookalike.stores.base import (
 from lookalike.stores.embedded.database import StoreFacts
 from lookalike.stores.embedded.failures import unreadable
 from lookalike.stores.embedded.graph import Graphs, GraphState
+from lookalike.stores.embedded.packing import (
+    URI,
+    Names,
+    metadata_names,
+    row_checksum,
+    unpack_hash,
+    unpack_metadata,
+)
 from lookalike.stores.embedded.reader import Reader
-from lookalike.stores.embedded.rows import URI, row_checksum, unpack_hash
 from lookalike.types import Embeddings, Hit, Metric
 
 if TYPE_CHECKING:
@@ -70,6 +77,11 @@ class EmbeddedSnapshot:
     def _vectors(self) -> Embeddings:
         """The embeddings of all slots."""
         return self._reader.mapped.vectors
+
+    @property
+    def _metadata_names(self) -> Names:
+        reader = self._reader
+        return reader.cached("metadata names", lambda: reader.run(metadata_names))
 
     @property
     def _slots(self) -> NDArray[np.int64] | None:
@@ -258,10 +270,12 @@ class EmbeddedSnapshot:
             f"SELECT id, {URI}, metadata, content_hash, signature FROM rows WHERE id >= ? "
             "ORDER BY id"
         )
+        names = self._metadata_names
         for row_id, uri, metadata, digest, signature in self._select(query, (prefix,)):
             if not row_id.startswith(prefix):
                 return
-            yield Record(row_id, uri, parse_metadata(metadata), unpack_hash(digest), signature)
+            text = unpack_metadata(metadata, names)
+            yield Record(row_id, uri, parse_metadata(text), unpack_hash(digest), signature)
 
     def rows(self, count: int) -> Iterator[Rows]:
         """Iterate over all rows by number, at most ``count`` at a time."""
@@ -345,14 +359,15 @@ class EmbeddedSnapshot:
         wanted = sorted(set(slots))
         records = {}
         embeddings = dict(zip(wanted, np.asarray(self._vectors)[wanted], strict=True))
-        for slot, row_id, uri, digest, signature, text, checksum in self._select_many(
+        names = self._metadata_names
+        for slot, row_id, uri, digest, signature, packed, checksum in self._select_many(
             f"SELECT {_COLUMNS} FROM rows WHERE slot IN (?)", wanted
         ):
             try:
-                content_hash = unpack_hash(digest)
+                content_hash, text = unpack_hash(digest), unpack_metadata(packed, names)
                 fields = (row_id, uri, content_hash, signature, text)
                 is_intact = checksum == row_checksum(fields, embeddings[slot].data)
-            except (TypeError, AttributeError):  # values of other types
+            except (TypeError, AttributeError, sqlite3.DatabaseError):  # values of other types
                 is_intact = False
             if not is_intact:
                 raise unreadable(

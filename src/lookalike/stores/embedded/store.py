@@ -20,6 +20,7 @@ from lookalike.errors import StorageError
 from lookalike.files import AnchoredPath
 from lookalike.progress import current_progress
 from lookalike.stores.base import Rows, check_rows, new_revision, replaced_error
+from lookalike.stores.embedded import packing
 from lookalike.stores.embedded.connections import ConnectionPool, wait_for_turn
 from lookalike.stores.embedded.database import (
     FILE,
@@ -33,15 +34,13 @@ from lookalike.stores.embedded.derived import rebuild_derived, update_derived
 from lookalike.stores.embedded.failures import writing_errors
 from lookalike.stores.embedded.graph import Graphs, GraphState
 from lookalike.stores.embedded.graph_records import remove_unused
+from lookalike.stores.embedded.packing import checked_rows, pack_metadata, pack_uris
 from lookalike.stores.embedded.reader import CommitCache, Reader
 from lookalike.stores.embedded.rows import (
     DELETE,
     INSERT,
     UPDATE,
     StoredRow,
-    packed_rows,
-    packed_uris,
-    remove_unused_prefixes,
     stored_rows,
 )
 from lookalike.stores.embedded.snapshot import EmbeddedSnapshot
@@ -171,7 +170,7 @@ class EmbeddedStore(SnapshotStore):
         embeddings = np.ascontiguousarray(check_rows(rows, self.dim), "<f4")
         if not len(rows):
             return
-        values = packed_rows(rows, embeddings)
+        checked = checked_rows(rows, embeddings)
         with self._writing() as (connection, facts):
             files = VectorFiles(self._folder, facts.generation, facts.dim)
             removed = stored_rows(connection, "id", rows.ids)
@@ -185,12 +184,12 @@ class EmbeddedStore(SnapshotStore):
                 dead = old_slots[(slots < 0) & (old_slots >= 0)]
                 connection.executemany(DELETE, ((slot,) for slot in dead.tolist()))
                 mark_dead(connection, dead)
-            uris = packed_uris(connection, rows)
+            uris, texts = pack_uris(connection, checked), pack_metadata(connection, checked)
             kept, new = np.flatnonzero(slots >= 0), np.flatnonzero(slots < 0)
             slots[new] = facts.slots + np.arange(len(new))
             stored = [
-                (slot, uri, *fields)
-                for slot, uri, fields in zip(slots.tolist(), uris, values, strict=True)
+                (slot, uri, row.id, row.content_hash, row.signature, text, row.checksum)
+                for slot, uri, text, row in zip(slots.tolist(), uris, texts, checked, strict=True)
             ]
             connection.executemany(UPDATE, (stored[place] for place in kept.tolist()))
             if len(new):
@@ -252,7 +251,7 @@ class EmbeddedStore(SnapshotStore):
                 facts = compaction.compact(self._folder, connection, facts, on_progress)
             elif purge:  # metadata of rows that were replaced
                 rebuild_derived(connection)
-                remove_unused_prefixes(connection)
+                packing.remove_unused(connection)
                 facts.write(connection)
         with self._writing() as (connection, facts):
             remove_other_files(self._folder, facts.generation)
