@@ -68,7 +68,7 @@ CASES = {
     "index": Case(
         (Gallery.create, Gallery.sync, la.open_source, SourceOptions, RayRunner),
         # None: as the source was indexed before
-        own=("watch", "window", "max_megapixels", "strict"),
+        own=("ann", "watch", "window", "max_megapixels", "strict"),
         fixed={
             "runner": ("local", None),
             "pages": (None, "first"),

@@ -12,7 +12,7 @@ from lookalike.stores.embedded.graph import GraphIndex, prepared
 from lookalike.stores.exact import ExactIndex, Nearest
 from lookalike.types import Embeddings, Metric
 
-_MIN_CANDIDATES = 100
+_MIN_CANDIDATES = 200
 _CANDIDATES_PER_HIT = 4
 _MAX_CANDIDATES = 2_000
 """With more candidates, a scan of all rows is about as fast as the graph."""
