@@ -181,6 +181,30 @@ def delete_outdated(folder: Path, state: GalleryState) -> None:
                 path.unlink()
 
 
+def keep_current(folder: Path, before: GalleryState, now: GalleryState) -> None:
+    """Let derived files of one state be of the next, which has the same rows.
+
+    Args:
+        folder: of the gallery.
+        before: a state.
+        now: the state that only its files differ by.
+
+    Raises:
+        StorageError: one cannot be written.
+    """
+    if before == now:
+        return
+    for path in (folder / name for name in (EVALUATION, LABELING, MAP)):
+        try:
+            document = read_json(path, limit=LARGE, follow=False)
+        except (OSError, ArtifactError):  # there is none, or it is damaged
+            continue
+        fields = document if isinstance(document, dict) else {}
+        if (fields.get("identity"), fields.get("revision")) == (before.identity, before.revision):
+            current = with_checksum({**fields, "revision": now.revision})
+            write_atomically(path, json.dumps(current).encode(), parents=False)
+
+
 def encode_array(values: NDArray[Any]) -> str:
     """Return the numbers of an array as base64, in the order and byte order of its memory."""
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()

@@ -322,7 +322,7 @@ class WritableGallery(StoredGallery):
         with self._writing(wait):
             self._archive().expire()
             self._sweep_uploads()
-            self._store.optimize(self.metric)
+            self._compact()
 
     @checked
     def build_ann_index(self, *, progress: ProgressOption | None = None) -> dict[str, Any]:
@@ -382,7 +382,15 @@ class WritableGallery(StoredGallery):
 
         self._sweep_uploads()
         delete_outdated(self.path, GalleryState.of(self._store))
-        self._store.optimize(self.metric, purge=True)
+        self._compact(purge=True)
+
+    def _compact(self, *, purge: bool = False) -> None:
+        """Optimize the store; what was derived from its rows stays current."""
+        from lookalike.gallery.derived import keep_current
+
+        before = GalleryState.of(self._store)
+        self._store.optimize(self.metric, purge=purge)
+        keep_current(self.path, before, GalleryState.of(self._store))
 
     def _write_count(self) -> None:
         """Write the manifest, of which only the number of rows has changed since they were written.
