@@ -203,6 +203,17 @@ except StorageError as error:
 print(store.count())
 """
 
+_WRITE_AND_END = """
+import sys
+from pathlib import Path
+from lookalike.stores.embedded.store import EmbeddedStore
+from lookalike.testing import rows
+import numpy as np
+store = EmbeddedStore.open(Path(sys.argv[1]))
+view = store.snapshot()
+store.upsert(rows(np.ones((3, 5), np.float32), "late"))
+"""
+
 _WRITE_AND_DIE = """
 import os, sys
 from pathlib import Path
@@ -215,9 +226,21 @@ os._exit(9)
 """
 
 
-def unprivileged(require: Require, folder: Path) -> list[str]:
+_OPEN_COPY = """
+import sys
+from pathlib import Path
+from lookalike.errors import ArtifactError
+from lookalike.stores.embedded.store import EmbeddedStore
+try:
+    EmbeddedStore.open(Path(sys.argv[1]))
+except ArtifactError as error:
+    print(error)
+"""
+
+
+def unprivileged(require: Require, folder: Path, code: str = _READ) -> list[str]:
     """Read a store in a process for which permissions count, which they do not for root."""
-    command = [sys.executable, "-c", _READ, str(folder)]
+    command = [sys.executable, "-c", code, str(folder)]
     if os.geteuid() == 0:
         require(shutil.which("setpriv"), "root without setpriv may write everything")
         command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
@@ -230,6 +253,13 @@ def unprivileged(require: Require, folder: Path) -> list[str]:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+def python(code: str, folder: Path) -> int:
+    """Run code in another process; return its exit status."""
+    command = [sys.executable, "-c", code, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
@@ -257,9 +287,11 @@ class TestReadOnlyFolders:
         store.upsert(rows(matrix(7)))
         end(store)
         assert not (folder / "rows.db-wal").exists()
+        assert python(_WRITE_AND_END, folder) == 0
+        assert not (folder / "rows.db-wal").exists()
         readonly(folder)
         count, refused, after = unprivileged(require, folder)
-        assert (count, after) == ("7 ['r0001'] 7", "7")
+        assert (count, after) == ("10 ['r0001'] 10", "10")
         assert refused.startswith("refused: ")
         assert "cannot be written" in refused
 
@@ -272,14 +304,19 @@ class TestReadOnlyFolders:
     ) -> None:
         store.upsert(rows(matrix(7)))
         end(store)
-        command = [sys.executable, "-c", _WRITE_AND_DIE, str(folder)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        assert subprocess.run(command, env=environment, check=False).returncode == 9
+        assert python(_WRITE_AND_DIE, folder) == 9
         assert (folder / "rows.db-wal").stat().st_size > 0
         readonly(folder)
         count, refused, after = unprivileged(require, folder)
         assert (count, after) == ("10 ['r0001'] 10", "10")
         assert "cannot be written" in refused
+        copy = folder.with_name("copy")
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*-shm"))
+        readonly(copy)
+        assert (
+            "copy the gallery to where it can be written"
+            in unprivileged(require, copy, _OPEN_COPY)[0]
+        )
 
 
 def test_rows_written_where_only_reading_is_allowed_are_noticed(
@@ -340,14 +377,17 @@ class TestNetworkMounts:
         assert not is_remote(place)
 
     def test_a_rollback_journal_is_used(self, remote: EmbeddedStore, folder: Path) -> None:
-        remote.upsert(rows(matrix(7)))
+        remote.upsert(rows(matrix(1_100)))
         view = remote.snapshot()
         before = contents(view)
+        records = view.records()
+        some = [next(records) for _ in range(2)]
         remote.upsert(rows(matrix(3), "new"))
         remote.delete(["r0001"])
+        assert [record.id for record in [*some, *records]] == [*view.ids()]
         assert not (folder / "rows.db-wal").exists()
         assert contents(view) == before
-        assert remote.count() == 9
+        assert remote.count() == 1_102
         assert contents(EmbeddedStore.open(folder)) == contents(remote)
 
     def test_a_gallery_that_moves_is_changed_by_the_next_writer(
@@ -499,7 +539,7 @@ class TestWriting:
         monkeypatch.setattr(connections, "_CHECK_S", 0.02)
         other = EmbeddedStore.open(folder)
         with store._writing():
-            with pytest.raises(BusyError, match="being written by another process; try again"):
+            with pytest.raises(BusyError, match=r"being written by another process.*; try again"):
                 other.upsert(rows(matrix(1)))
             assert other.count() == 0
         monkeypatch.setattr(database, "WAIT_S", 60.0)

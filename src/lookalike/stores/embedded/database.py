@@ -248,7 +248,10 @@ def open_database(path: Path, *, write: bool = False) -> Connection:
         for mode in modes:
             frozen = frozen_facts(path) if mode == "immutable=1" else None
             if mode == "immutable=1" and frozen is None:
-                break
+                raise ArtifactError(
+                    f"{path}: the folder may only be read, but an interrupted write left a log "
+                    "whose index is missing; copy the gallery to where it can be written"
+                ) from failure
             try:
                 connection = _connect(path, mode, write)
             except sqlite3.Error as error:

@@ -67,8 +67,8 @@ def error_kind(error: BaseException) -> int | None:
 
 def _busy(path: Path) -> BusyError:
     return BusyError(
-        f"{path.parent}: the rows are being written by another process; try again when it has "
-        "finished"
+        f"{path.parent}: the rows are being written by another process, or read where that "
+        "excludes writers; try again when it has finished"
     )
 
 

@@ -96,6 +96,7 @@ class Reader:
         self._graph_records: Mapping[Metric, GraphRecord] | None = None
         self.columns: weakref.ref[Any] | None = None
         self._finalizer = weakref.finalize(self, pool.give_back, connection)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
 
     @classmethod
     def begin(cls, pool: ConnectionPool, last: CommitCache | None = None) -> Reader:
@@ -215,9 +216,21 @@ class Reader:
 
     def select(self, query: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """Yield the rows of a query; others may use the transaction meanwhile."""
-        cursor = self.run(lambda connection: connection.execute(query, values))
-        while part := self.run(lambda _: cursor.fetchmany(_STEP)):
+        cursor: sqlite3.Cursor | None = None
+        count = 0
+
+        def fetch(connection: sqlite3.Connection) -> list[Any]:
+            nonlocal cursor
+            if cursor is None or cursor.connection is not connection:  # detached, or a fork
+                cursor = connection.execute(query, values)
+                self._cursors.add(cursor)
+                for _ in zip(range(count), cursor, strict=False):
+                    pass
+            return cursor.fetchmany(_STEP)
+
+        while part := self.run(fetch):
             yield from part
+            count += len(part)
 
     def select_many(self, query: str, values: Sequence[Any]) -> list[Any]:
         """Return the rows of a query whose ``IN (?)`` stands for many values."""
@@ -247,7 +260,9 @@ class Reader:
             copy.process, copy.place, copy.journal = os.getpid(), (0, 0), "wal"
             old, self._connection = self._connection, copy
             self._finalizer.detach()
-            self._pool.give_back(old)
+            for cursor in self._cursors:  # which are executed again when they go on
+                cursor.close()
+            old.close()
 
     def _reopen(self) -> Connection:
         """Return a connection of this process, a fork of the one that began the transaction.
