@@ -120,7 +120,7 @@ class Like:
         pattern = Wildcards(self.pattern)
         test = ValueTest(
             lambda value: isinstance(value, str) and pattern.matches(value),
-            texts=lambda texts: np.fromiter(pattern.matching(texts), np.bool_, len(texts)),
+            texts=lambda texts: np.array(pattern.matching(texts), np.bool_),
         )
         return _match_rows(columns, self.column, test, frozenset({"text"}), "text")
 

@@ -10,9 +10,8 @@ per character of the piece, so that a text of n characters takes n steps.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 
 from lookalike.cancellation import check_cancelled
 from lookalike.texts import folded
@@ -38,18 +37,20 @@ class Wildcards:
         self._length = sum(len(each.text) for each in pieces)
         self._literal = max((each.literal for each in pieces), key=len)
 
-    def matching(self, texts: Sequence[str]) -> Iterator[bool]:
+    def matching(self, texts: Sequence[str]) -> list[bool]:
         """Return which of several texts the pattern matches.
 
         Texts in ASCII none of which has the longest literal part are left out together.
         """
+        matching: list[bool] = []
         for start in range(0, len(texts), _TOGETHER):
             part = texts[start : start + _TOGETHER]
             together = "\n".join(part)
             if together.isascii() and self._literal not in together.lower():
-                yield from repeat(False, len(part))
+                matching += [False] * len(part)
             else:
-                yield from map(self.matches, part)
+                matching += map(self.matches, part)
+        return matching
 
     def matches(self, text: str) -> bool:
         """Return whether the pattern matches the whole of a text."""
