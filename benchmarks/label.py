@@ -127,7 +127,7 @@ def measure(graph: NeighborGraph, truth: Truth, rows: list[int]) -> tuple[float,
     unlabeled = np.ones(len(truth), np.bool_)
     unlabeled[rows] = False
     index = ExactIndex(graph.embeddings[rows])
-    nearest = index.search(graph.embeddings, 1, Metric.L2).rows[:, 0]
+    nearest = index.search(graph.embeddings[:], 1, Metric.L2).rows[:, 0]
     is_nearest_correct = truth[rows][nearest] == truth
     is_correct = correct(propagate(graph, label_set(graph, truth, rows)), truth)
     return float(is_nearest_correct[unlabeled].mean()), float(is_correct[unlabeled].mean())

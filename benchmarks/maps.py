@@ -94,14 +94,14 @@ def by_umap(graph: NeighborGraph) -> Points:
         init=(start / np.abs(start).max() * 10).astype(np.float32),
         n_epochs=200,
     )
-    return np.asarray(model.fit_transform(graph.embeddings), np.float32)
+    return np.asarray(model.fit_transform(graph.embeddings[:]), np.float32)
 
 
 def by_pacmap(graph: NeighborGraph) -> Points:
     """PaCMAP (Wang et al. 2021) with its default settings."""
     import pacmap
 
-    return np.asarray(pacmap.PaCMAP().fit_transform(graph.embeddings, init="pca"), np.float32)
+    return np.asarray(pacmap.PaCMAP().fit_transform(graph.embeddings[:], init="pca"), np.float32)
 
 
 if __name__ == "__main__":
