@@ -56,7 +56,7 @@ def check(store: RowReader, metric: Metric) -> None:
         raise InputError("the server of the rows has an approximate index of its own")
     require("usearch", "an approximate index", "ann")
     rows = store.count()
-    if rows < MIN_ROWS and store.graph_state(metric) is None:
+    if rows < MIN_ROWS and store.graph_state(metric, verify=False) is None:
         raise InputError(
             f"exact search is as fast in {rows:,} rows; an approximate index pays from "
             f"{MIN_ROWS:,} on"
@@ -93,7 +93,9 @@ def update(store: RowReader, metric: Metric, on_progress: ProgressCallback) -> N
     from lookalike.stores.embedded.store import EmbeddedStore
 
     try:
-        state = store.graph_state(metric) if isinstance(store, EmbeddedStore) else None
+        if not isinstance(store, EmbeddedStore):
+            return
+        state = store.graph_state(metric, verify=False)
         if state is not None and state.is_due:
             build(store, metric, on_progress)
     except LookalikeError as error:

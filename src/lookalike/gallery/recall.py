@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.gallery import ann_index
 from lookalike.gallery.gallery import Gallery
 from lookalike.types import Embeddings, Hit
 
@@ -19,6 +20,7 @@ def measure_recall(gallery: Gallery, queries: int = 100, k: int = 10) -> dict[st
     milliseconds, as JSON values; all but the first are None if there are no rows.
     """
     gallery = gallery.snapshot()
+    ann_index.facts(gallery.store, gallery.metric)  # verified now, so that all searches use it
     vectors = gallery.store.sample(queries).embeddings
     if not len(vectors):
         return {"queries": 0, f"recall@{k}": None, "p50_ms": None, "p50_ms_exact": None}

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from lookalike.errors import LookalikeError, is_installed
 from lookalike.files import open_regular
 from lookalike.progress import notice
-from lookalike.stores.embedded.graph_records import GraphRecord, checksum
+from lookalike.stores.embedded.graph_records import GraphRecord, checksum, find_damage
 from lookalike.types import Embeddings, Metric
 
 CONNECTIVITY = 16
@@ -42,11 +42,25 @@ _SMALL_FILE = 16 << 20
 """Bytes of a file whose checksum is computed at once; that of a larger one, in a thread."""
 
 
-def library_version() -> str:
-    """Return the version of usearch; files of another one are not used."""
-    from importlib.metadata import version
+COMPACTED = "the rows were compacted since it was built"
 
-    return version("usearch")
+
+def library_version() -> str | None:
+    """Return the version of usearch, None without one; files of another one are not used."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("usearch") if is_installed("usearch") else None
+    except PackageNotFoundError:
+        return None
+
+
+def other_version(record: GraphRecord) -> str:
+    """Return that a graph was written by another version of usearch than is installed."""
+    version = library_version()
+    if version is None:
+        return "usearch is not installed: pip install 'lookalike[ann]'"
+    return f"it was built by usearch {record.library}, not {version}"
 
 
 class GraphIndex:
@@ -75,10 +89,8 @@ class GraphIndex:
             ValueError: it is not to be used; the message says why.
             OSError: it cannot be read.
         """
-        if not is_installed("usearch"):
-            raise ValueError("usearch is not installed: pip install 'lookalike[ann]'")
         if library_version() != record.library:
-            raise ValueError(f"it was built by usearch {record.library}, not {library_version()}")
+            raise ValueError(other_version(record))
         with open_regular(folder / record.file, follow=False) as file:
             if os.fstat(file.fileno()).st_size != record.bytes:
                 raise ValueError("its size is wrong")
@@ -205,9 +217,15 @@ class Graphs:
         """Use a graph that this process has just built."""
         self._loaded[graph.record.metric] = graph
 
-    def refusal(self, record: GraphRecord) -> str | None:
-        """Return why a graph is not used; None if it is, or was not tried."""
-        return self._refused.get(record.file)
+    def refusal(self, folder: Path, record: GraphRecord, generation: int) -> str | None:
+        """Return why a graph is not used, as far as that is known without its checksum."""
+        if record.file in self._refused:
+            return self._refused[record.file]
+        if record.generation != generation:
+            return COMPACTED
+        if record.library != library_version():
+            return other_version(record)
+        return find_damage(folder, record, deep=False)
 
     def get(
         self, folder: Path, record: GraphRecord, generation: int, dim: int
@@ -261,7 +279,7 @@ class Graphs:
             return None
         try:
             if record.generation < generation:
-                raise ValueError("the rows were compacted since it was built")
+                raise ValueError(COMPACTED)
             graph = GraphIndex.load(folder, record, dim)
         except (LookalikeError, OSError, ValueError, ImportError, MemoryError) as error:
             is_missing = isinstance(error, FileNotFoundError)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,13 +114,26 @@ def build_graph(
     Raises:
         MissingDependencyError: usearch is missing.
         BusyError: another process is building one.
-        StorageError: it could not be written, or 16 bits hold too few of the vectors.
+        StorageError: it could not be written or read back, or 16 bits hold too few of the vectors.
         CancelledError: the work was cancelled.
     """
     require("usearch", "an approximate index", "ann")
     with sole_writer(folder / LOCK, what=f"the approximate index of {folder.parent}"):
         source = _Source.read(folder, metric)
+        complete = _complete(folder, source)
+        if complete is not None:
+            return complete
         return _Builder(folder, metric, source, writing).build(on_progress)
+
+
+def _complete(folder: Path, source: _Source) -> GraphIndex | None:
+    """Return the present graph if it is valid and lacks no slot."""
+    record, facts = source.record, source.facts
+    if record is None or (record.generation, record.slots) != (facts.generation, facts.slots):
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return GraphIndex.load(folder, record, facts.dim)
+    return None
 
 
 class _Builder:
@@ -133,7 +147,7 @@ class _Builder:
         self._start = 0
         self._scale = 1.0
         self._left_out: list[int] = []
-        self._index = new_index(metric, source.facts.dim, writable=True)
+        self._index: Any = new_index(metric, source.facts.dim, writable=True)
         if not self._resume():
             self._scale = self._fitting_scale(0)
 
@@ -181,7 +195,15 @@ class _Builder:
             done += len(slots)
             unsaved += len(slots)
             on_progress(Progress("approximate index", done, total, "rows"))
-        return self._record(facts.slots)
+        record = self._record(facts.slots)
+        self._index = None  # its memory is not needed any more
+        try:
+            return None if record is None else GraphIndex.load(self._folder, record, facts.dim)
+        except (OSError, ValueError) as error:
+            raise StorageError(
+                f"{self._folder.parent}: the approximate index was not read as it was written "
+                f"({error}); search stays exact"
+            ) from error
 
     def _add(self, slots: NDArray[np.int64]) -> None:
         vectors, fits = prepared(self._source.vectors[slots], self._metric, self._scale)
@@ -194,7 +216,7 @@ class _Builder:
         if fits.any():
             self._index.add(slots[fits].astype(np.uint64), vectors[fits], threads=1)
 
-    def _record(self, slots: int) -> GraphIndex | None:
+    def _record(self, slots: int) -> GraphRecord | None:
         """Write the graph as that of the first slots, and record it; None after a compaction."""
         facts = self._source.facts
         name = f"index-{facts.generation}-{slots}-{uuid.uuid4().hex[:8]}.usearch"
@@ -215,7 +237,7 @@ class _Builder:
             bytes=size,
             checksum=crc,
             rows=len(self._index),
-            library=library_version(),
+            library=library_version() or "",
             scale=self._scale,
             left_out=np.array(self._left_out, np.int64),
         )
@@ -225,7 +247,7 @@ class _Builder:
                 record.write(connection)
         with contextlib.closing(open_database(self._folder / FILE)) as connection:
             remove_files(self._folder, connection, current.generation)
-        return GraphIndex(record, self._index) if is_current else None
+        return record if is_current else None
 
     def _write(self, path: Path) -> tuple[int, int]:
         """Write the graph to a file, flush it, and return its size and checksum."""

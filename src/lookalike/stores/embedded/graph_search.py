@@ -48,7 +48,7 @@ class GraphSearch:
         else:
             start = np.searchsorted(allowed, record.slots)
             newer = allowed[start:]
-            left_out = np.intersect1d(record.left_out, allowed, assume_unique=True)
+            left_out = _within(record.left_out, allowed)
             self._held = int(start) - len(left_out)
         self._others = np.concatenate([left_out[left_out < self._slots], newer])
         """Slots of rows that are searched but not in the graph."""
@@ -113,9 +113,16 @@ class GraphSearch:
     def _matching(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         if self._allowed is None:
             return slots[(slots >= 0) & (slots < self._slots)]
-        places = np.searchsorted(self._allowed, slots)
-        places[places == len(self._allowed)] = 0
-        return np.asarray(slots[self._allowed[places] == slots])
+        return _within(slots, self._allowed)
+
+
+def _within(slots: NDArray[np.int64], allowed: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the slots that are among others, which are ascending."""
+    if not len(allowed) or not len(slots):
+        return slots[:0]
+    places = np.searchsorted(allowed, slots)
+    places[places == len(allowed)] = 0
+    return np.asarray(slots[allowed[places] == slots])
 
 
 def _merge(one: Nearest, other: Nearest, k: int) -> Nearest:

@@ -175,23 +175,26 @@ class EmbeddedSnapshot:
         search = GraphSearch(graph, self._index, self._slots if subset is None else subset)
         return search.search(queries, k, metric) if search.is_apt(k) else None
 
-    def graph_state(self, metric: Metric) -> GraphState | None:
+    def graph_state(self, metric: Metric, *, verify: bool = True) -> GraphState | None:
         """Return the state of the graph of a metric; None if there is none.
 
-        If this process has not used it, it is verified first.
+        Args:
+            metric: that it searches by.
+            verify: also verify its checksum, if this process has not used it.
         """
         record = self._reader.graph_records.get(metric)
         if record is None:
             return None
         folder, facts = self._database.parent, self._facts
-        graph = self._graphs.load(folder, record, facts.generation, facts.dim)
+        if verify:
+            self._graphs.load(folder, record, facts.generation, facts.dim)
         is_current = record.generation == facts.generation
         return GraphState(
             rows=record.rows,
             newer=max(0, facts.slots - record.slots) if is_current else facts.rows,
             bytes=record.bytes,
             library=record.library,
-            problem=None if graph is not None else self._graphs.refusal(record),
+            problem=self._graphs.refusal(folder, record, facts.generation),
         )
 
     def _hits(

@@ -315,12 +315,14 @@ class EmbeddedStore(SnapshotStore):
             self._reader = None
         return bool(count)
 
-    def graph_state(self, metric: Metric) -> GraphState | None:
+    def graph_state(self, metric: Metric, *, verify: bool = True) -> GraphState | None:
         """Return the state of the graph index of a metric; None if there is none.
 
-        If this process has not used it, it is verified first.
+        Args:
+            metric: that it searches by.
+            verify: also verify its checksum, if this process has not used it.
         """
-        return self.snapshot().graph_state(metric)
+        return self.snapshot().graph_state(metric, verify=verify)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[tuple[Connection, StoreFacts]]:
