@@ -314,6 +314,18 @@ def test_damage_is_noticed(store: EmbeddedStore, statement: str) -> None:
     assert EmbeddedStore.open(store._folder).count(as_filter("tag = 'x'")) == 1
 
 
+def test_a_filter_reads_only_the_columns_that_it_names(store: EmbeddedStore) -> None:
+    write(store, {"a": {"tag": "x", "n": 1}, "b": {"tag": "y", "n": 2}})
+    with database(store) as connection:
+        (number,) = connection.execute("SELECT number FROM columns WHERE name = 'n'").fetchone()
+        for table in ("column_codes", "column_values"):
+            connection.execute(f"UPDATE {table} SET data = '' WHERE place >> 32 = ?", (number,))
+    again = EmbeddedStore.open(store._folder)
+    assert again.count(as_filter("tag = 'x'")) == 1
+    with pytest.raises(ArtifactError, match="damaged"):
+        again.count(as_filter("n = 1"))
+
+
 def test_verify_names_the_columns_that_differ_from_the_rows(store: EmbeddedStore) -> None:
     write(store, {"a": {"tag": "x", "n": 1}, "b": {"tag": "y", "n": 1.5}})
     with database(store) as connection:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -11,30 +12,48 @@ from lookalike.cancellation import check_cancelled
 from lookalike.filters.encoded import STEP, EncodedColumn, Values, code_type, kind_of
 from lookalike.types import Metadata
 
-_KEPT_BYTES = 256 << 20
-"""Memory for the codes of encoded columns; with more, those encoded first are encoded again."""
+KEPT_BYTES = 256 << 20
+"""Memory for encoded columns; with more, those encoded first are encoded again."""
+
+VALUE_BYTES = 64
+"""Memory for a value of a column, about."""
 
 _MAX_DEPTH = 40
 """Levels of lists and objects up to which values are compared with each other."""
 
 
-class KeptColumns:
-    """Columns that were encoded, as many as fit into some memory."""
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
-    def __init__(self) -> None:
-        self._columns: dict[str, EncodedColumn] = {}
+
+class Recent(Generic[K, V]):
+    """What was added last, as much as fits into some memory, but at least one thing.
+
+    Args:
+        bytes_: memory for it.
+    """
+
+    def __init__(self, bytes_: int) -> None:
+        self._limit = bytes_
+        self._kept: dict[K, tuple[V, int]] = {}
+        self._size = 0
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._columns)
+        return len(self._kept)
 
-    def get(self, name: str) -> EncodedColumn | None:
-        """Return a column; None if it is not kept."""
-        return self._columns.get(name)
+    def get(self, key: K) -> V | None:
+        """Return what is kept by a key; None if there is nothing."""
+        kept = self._kept.get(key)
+        return None if kept is None else kept[0]
 
-    def add(self, name: str, column: EncodedColumn) -> None:
-        """Keep a column, and those encoded last."""
-        keep = max(1, _KEPT_BYTES // max(1, column.codes.nbytes))
-        self._columns = dict([*[*self._columns.items()][-keep:], (name, column)])
+    def add(self, key: K, value: V, size: int) -> None:
+        """Keep something of a size in bytes in the place of what had the key."""
+        with self._lock:
+            self._size += size - self._kept.pop(key, (None, 0))[1]
+            self._kept[key] = value, size
+            while self._size > self._limit and len(self._kept) > 1:
+                self._size -= self._kept.pop(next(iter(self._kept)))[1]
 
 
 class MetadataColumns:
@@ -42,7 +61,7 @@ class MetadataColumns:
 
     def __init__(self, rows: Sequence[Metadata]) -> None:
         self._rows = rows
-        self._encoded = KeptColumns()
+        self._encoded = Recent[str, EncodedColumn](KEPT_BYTES)
         self._names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
@@ -64,7 +83,8 @@ class MetadataColumns:
         encoded = self._encoded.get(name)
         if encoded is None:
             encoded = self._encode(name)
-            self._encoded.add(name, encoded)
+            size = encoded.codes.nbytes + VALUE_BYTES * len(encoded.values)
+            self._encoded.add(name, encoded, size)
         return encoded
 
     def _encode(self, name: str) -> EncodedColumn:

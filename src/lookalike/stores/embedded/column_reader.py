@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from lookalike.filters.columns import KeptColumns
+from lookalike.filters.columns import KEPT_BYTES, VALUE_BYTES, Recent
 from lookalike.filters.encoded import Codes, EncodedColumn, Values
 from lookalike.stores.embedded.column_tables import (
     DamagedColumnError,
@@ -21,35 +21,13 @@ from lookalike.stores.embedded.column_tables import (
 if TYPE_CHECKING:
     from lookalike.stores.embedded.reader import Reader
 
-_KEPT_CHARACTERS = 1 << 28
-"""Characters of values, as JSON, that are kept for the next commit."""
-
+_CHARACTER_BYTES = 4
+"""Memory for a character of JSON, at most."""
 
 T = TypeVar("T")
 
-
-class ValueCache:
-    """The values of columns that were read, of which a later commit has more."""
-
-    def __init__(self) -> None:
-        self._columns: dict[int, StoredValues] = {}
-
-    def read(self, connection: sqlite3.Connection, number: int) -> Values:
-        """Return the values of a column by its number.
-
-        Raises:
-            sqlite3.Error: they cannot be read, or are damaged.
-        """
-        stored = read_values(connection, number, self._columns.get(number))
-        others = {key: value for key, value in self._columns.items() if key != number}
-        total = stored.size
-        kept = {number: stored}
-        for key, value in reversed(others.items()):
-            total += value.size
-            if total <= _KEPT_CHARACTERS:
-                kept[key] = value
-        self._columns = dict(reversed(kept.items()))
-        return stored.values
+KeptValues = Recent[int, StoredValues]
+"""The values of columns that were read, by number, of which a later commit has more."""
 
 
 class EmbeddedColumns:
@@ -90,12 +68,35 @@ class EmbeddedColumns:
             ArtifactError: they cannot be read, or are damaged.
             CancelledError: the work was cancelled.
         """
-        kept = self._cached("encoded", KeptColumns)
+        kept = self._cached("encoded", lambda: Recent[str, EncodedColumn](KEPT_BYTES))
         column = kept.get(name)
         if column is None:
-            column = self._read(name)
-            kept.add(name, column)
+            number = self._numbers.get(name)
+            if number is None:
+                return EncodedColumn(np.full(len(self), -1, np.int8), Values(()))
+            codes, stored = self._read(number)
+            column = EncodedColumn(codes, stored.values)
+            kept.add(name, column, codes.nbytes + _bytes_of(stored))
         return column
+
+    def _read(self, number: int) -> tuple[Codes, StoredValues]:
+        """Return the codes of a column by row number, and its values."""
+        lasting = self._reader.cache.lasting
+        known: KeptValues = lasting.setdefault("column values", KeptValues(KEPT_BYTES))
+
+        def read(connection: sqlite3.Connection) -> tuple[Codes, StoredValues]:
+            codes = read_codes(connection, number, self._reader.facts.slots)
+            stored = read_values(connection, number, known.get(number))
+            if len(codes) and int(codes.max()) >= len(stored.values):
+                raise DamagedColumnError(number, "codes")
+            return codes, stored
+
+        codes, stored = self._reader.run(read)
+        known.add(number, stored, _bytes_of(stored))
+        slots = self._reader.slots
+        codes = codes if slots is None else codes[slots]
+        codes.flags.writeable = False
+        return codes, stored
 
     def _cached(self, name: str, compute: Callable[[], T]) -> T:
         return self._reader.cached(f"columns {self._mark}: {name}", compute)
@@ -107,28 +108,13 @@ class EmbeddedColumns:
 
         return self._cached("numbers", lambda: self._reader.run(read))
 
-    def _read(self, name: str) -> EncodedColumn:
-        number = self._numbers.get(name)
-        if number is None:
-            return EncodedColumn(np.full(len(self), -1, np.int8), Values(()))
-        lasting = self._reader.cache.lasting
-        known: ValueCache = lasting.setdefault("column values", ValueCache())
-
-        def read(connection: sqlite3.Connection) -> tuple[Codes, Values]:
-            codes = read_codes(connection, number, self._reader.facts.slots)
-            values = known.read(connection, number)
-            if len(codes) and int(codes.max()) >= len(values):
-                raise DamagedColumnError(number, "codes")
-            return codes, values
-
-        codes, values = self._reader.run(read)
-        slots = self._reader.slots
-        codes = codes if slots is None else codes[slots]
-        codes.flags.writeable = False
-        return EncodedColumn(codes, values)
-
 
 def _mark(connection: sqlite3.Connection) -> int:
     """Return what differs after each write of columns."""
     row = connection.execute("SELECT mark FROM column_state").fetchone()
     return 0 if row is None else int(row[0])
+
+
+def _bytes_of(stored: StoredValues) -> int:
+    """Return about how much memory values take."""
+    return VALUE_BYTES * len(stored.values) + _CHARACTER_BYTES * stored.size
