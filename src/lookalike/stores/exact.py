@@ -8,9 +8,10 @@ distance. Scores are computed from rows in 8 bits where there are such, and else
 from __future__ import annotations
 
 import contextvars
+import itertools
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from lookalike.stores.candidates import (
     group_count,
     group_maxima,
 )
+from lookalike.stores.mapped import release_pages
 from lookalike.stores.quantized import QuantizedBlocks, QuantizedQueries
 from lookalike.types import Embeddings, Metric
 
@@ -42,11 +44,21 @@ _MIN_BATCH = 6
 """Queries from which they are multiplied together; fewer are faster one by one."""
 
 _BATCH = 256
+_FEW = 64
+"""Candidates that are not worth choosing from."""
+
+_FEW_VALUES = 1 << 13
+"""Values per query up to which the distances of several queries are computed together."""
+
 _MAX_DIRECT = 1_000
 """Candidates up to which distances are computed directly."""
 
 _GATHERED = 0.05
 """Share of the rows below which those of a subset are read one by one."""
+
+_FIRST_BLOCKS = 16
+"""Blocks of codes that are multiplied at a time by the first search, which gives back the memory of
+what it maps: of a process that searches once, it is all that it needs."""
 
 _CHUNK_BLOCKS = 128
 _CHUNK_ROWS = 1 << 14
@@ -194,6 +206,7 @@ class ExactIndex:
             places = np.array(plain)
             for place, nearest in search.run(queries[places], targets[places], lengths[places]):
                 results[plain[place]] = nearest
+        self._scan.end_first_read()
         return [each for each in results if each is not None]
 
     def _scope(self, subset: NDArray[np.int64] | None) -> _Scope:
@@ -348,6 +361,13 @@ class _Scan:
             self.codes = QuantizedBlocks(*(each.view(np.ndarray) for each in arrays))
             self.coded = len(codes) * codes.rows
         self._facts: _Facts | None = None
+        self._was_read = False
+
+    def end_first_read(self) -> None:
+        """Give back the memory of vectors that the first search mapped."""
+        if not self._was_read:
+            self._was_read = True
+            release_pages(self.vectors)
 
     def facts(self) -> _Facts:
         """Return what is computed once."""
@@ -416,9 +436,10 @@ class _Scan:
             excluded = scope.excluded[: self.coded].reshape(-1, size)
             used = np.flatnonzero(~excluded.all(axis=1))
             first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
-        for start in range(first, last, _CHUNK_BLOCKS):
+        step = _CHUNK_BLOCKS if self._was_read else _FIRST_BLOCKS
+        for start in range(first, last, step):
             check_cancelled()
-            part = slice(start, min(start + _CHUNK_BLOCKS, last))
+            part = slice(start, min(start + step, last))
             scores = self.codes.query_scores(query, part, metric, self.threads)
             if scope.excluded is not None:
                 np.copyto(scores, np.float32(-np.inf), where=excluded[part])
@@ -426,6 +447,8 @@ class _Scan:
             errors = self.codes.errors(query, part, metric)
             errors[wild[part]] = 0  # all of their rows are excluded
             yield ScoredRows(start * size, scores[:, None], maxima, errors)
+            if not self._was_read:
+                release_pages(self.codes.codes[part])
 
     def _batch_scores(
         self, queries: QuantizedQueries, metric: Metric, scope: _Scope, groups: int
@@ -569,9 +592,28 @@ class _Search:
         else:
             every = np.arange(len(originals))[:, None]
             return [self._group(queries.take(i), originals[i])[0] for i in every]
+        candidates = selection.result()
+        values = sum(len(each.rows) for each in candidates) * originals.shape[1]
+        if values <= _FEW_VALUES * len(candidates) and not len(self._wild):
+            return self._compared(originals, [each.rows for each in candidates])
         return [
-            self._refined(queries.take(np.array([place])), originals[place], candidates)
-            for place, candidates in enumerate(selection.result())
+            self._refined(queries.take(np.array([place])), originals[place], each)
+            for place, each in enumerate(candidates)
+        ]
+
+    def _compared(
+        self, originals: Embeddings, candidates: Sequence[NDArray[np.int64]]
+    ) -> list[Nearest]:
+        """Return the nearest of few rows for each query, computed together."""
+        counts = [len(each) for each in candidates]
+        places, rows = np.repeat(np.arange(len(counts)), counts), np.concatenate(candidates)
+        distances = self._distances(originals, rows, places)
+        order = np.lexsort((rows, distances, places))
+        rows, distances = rows[order], distances[order]
+        ends = itertools.accumulate(counts, initial=0)
+        return [
+            self._first(rows[start:stop], distances[start:stop])
+            for start, stop in itertools.pairwise(ends)
         ]
 
     def _refined(
@@ -579,7 +621,7 @@ class _Search:
     ) -> Nearest:
         """Return the nearest of the candidates."""
         check_cancelled()
-        if len(candidates.rows) > 2 * self._k:
+        if len(candidates.rows) > 2 * self._k + _FEW:
             candidates = candidates.at_least(self._floor(query, original, candidates))
         if len(candidates.rows) > _MAX_DIRECT:
             candidates = self._rescored(query, original, candidates)
@@ -633,22 +675,30 @@ class _Search:
             near = np.flatnonzero(distances <= last)
             rows, distances = rows[near], distances[near]
         order = np.argsort(distances, kind="stable")
-        rows, distances = rows[order], distances[order]
+        return self._first(rows[order], distances[order])
+
+    def _first(self, rows: NDArray[np.int64], distances: NDArray[np.float64]) -> Nearest:
+        """Return the first ``k`` rows, and others at the same distance as the last."""
         if len(rows) > self._k:
             count = int(np.searchsorted(distances, distances[self._k - 1], "right"))
             rows, distances = rows[:count], distances[:count]
         return Nearest(rows, distances)
 
     def _distances(
-        self, query: NDArray[np.float32], rows: NDArray[np.int64]
+        self,
+        queries: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        places: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float64]:
+        """Return the distances of rows to a query ``(dim,)``, or each to one of several."""
         result = np.empty(len(rows))
-        target = query.astype(np.float64)
-        step = max(1, _CHUNK_DIRECT // max(1, len(query)))
+        targets = queries.astype(np.float64)
+        step = max(1, _CHUNK_DIRECT // max(1, queries.shape[-1]))
         for start in range(0, len(rows), step):
             check_cancelled()
             part = rows[start : start + step]
             vectors = np.take(self.scan.vectors, part, axis=0).astype(np.float64)
+            target = targets if places is None else targets[places[start : start + step]]
             result[start : start + step] = _distances(vectors, target, self._metric)
         return result
 
@@ -688,12 +738,12 @@ def _scored(
 def _distances(
     vectors: NDArray[np.float64], target: NDArray[np.float64], metric: Metric
 ) -> NDArray[np.float64]:
-    """Return the distances ``(m,)`` of vectors ``(m, dim)`` to a query ``(dim,)``."""
+    """Return the distances ``(m,)`` of vectors ``(m, dim)`` to a query, or each to its own."""
     if metric is Metric.L2:
         difference = vectors - target
         return np.asarray(np.sqrt(np.einsum("ij,ij->i", difference, difference)))
-    products = np.einsum("ij,j->i", vectors, target)
-    squares = np.einsum("ij,ij->i", vectors, vectors) * (target * target).sum()
+    products = np.einsum("...j,...j->...", vectors, target)
+    squares = np.einsum("ij,ij->i", vectors, vectors) * (target * target).sum(axis=-1)
     norms = np.sqrt(squares)
     similarity = np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
     return np.asarray(1 - similarity)
