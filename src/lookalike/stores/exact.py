@@ -333,11 +333,11 @@ class _Facts(NamedTuple):
 
     Args:
         lengths: of the rows without codes.
-        wild: numbers of rows of lengths out of range, or with codes in a block with such a row.
+        extreme: numbers of rows of lengths out of range, or with codes in a block with such a row.
     """
 
     lengths: _Lengths
-    wild: NDArray[np.int64]
+    extreme: NDArray[np.int64]
 
 
 class _Scan:
@@ -380,16 +380,16 @@ class _Scan:
                 part = rows[start : start + step]
                 squares[start : start + step] = np.einsum("ij,ij->i", part, part, dtype=np.float64)
             lengths = np.sqrt(squares)
-            is_wild = ~((lengths > _SMALLEST) & (lengths < _LARGEST) | (lengths == 0))
-            wild = self.coded + np.flatnonzero(is_wild)
+            is_extreme = ~((lengths > _SMALLEST) & (lengths < _LARGEST) | (lengths == 0))
+            extreme = self.coded + np.flatnonzero(is_extreme)
             if self.codes is not None:
-                blocks = np.flatnonzero(self.wild_blocks())
+                blocks = np.flatnonzero(self.extreme_blocks())
                 inside = blocks[:, None] * self.codes.rows + np.arange(self.codes.rows)
-                wild = np.concatenate([inside.ravel(), wild])
-            self._facts = _Facts(_Lengths.of(squares / 2), wild)
+                extreme = np.concatenate([inside.ravel(), extreme])
+            self._facts = _Facts(_Lengths.of(squares / 2), extreme)
         return self._facts
 
-    def wild_blocks(self) -> NDArray[np.bool_]:
+    def extreme_blocks(self) -> NDArray[np.bool_]:
         """Return which blocks with codes have rows out of range."""
         if self.codes is None:
             return np.zeros(0, np.bool_)
@@ -430,7 +430,7 @@ class _Scan:
         self, query: QuantizedQueries, metric: Metric, scope: _Scope, k: int
     ) -> Iterator[ScoredRows]:
         assert self.codes is not None
-        size, wild = self.codes.rows, self.wild_blocks()
+        size, extreme = self.codes.rows, self.extreme_blocks()
         first, last = 0, len(self.codes)
         if scope.excluded is not None:  # a folder's rows are often next to each other
             excluded = scope.excluded[: self.coded].reshape(-1, size)
@@ -445,7 +445,7 @@ class _Scan:
                 np.copyto(scores, np.float32(-np.inf), where=excluded[part])
             maxima = group_maxima(scores[:, None], group_count(size, len(scores), 1, k))
             errors = self.codes.errors(query, part, metric)
-            errors[wild[part]] = 0  # all of their rows are excluded
+            errors[extreme[part]] = 0  # all of their rows are excluded
             yield ScoredRows(start * size, scores[:, None], maxima, errors)
             if not self._was_read:
                 release_pages(self.codes.codes[part])
@@ -454,14 +454,14 @@ class _Scan:
         self, queries: QuantizedQueries, metric: Metric, scope: _Scope, groups: int
     ) -> Iterator[ScoredRows]:
         assert self.codes is not None
-        size, wild = self.codes.rows, self.wild_blocks()
+        size, extreme = self.codes.rows, self.extreme_blocks()
         errors = self.codes.errors(queries, slice(None), metric)
         for block in range(len(self.codes)):
             check_cancelled()
             excluded = None
             if scope.excluded is not None:
                 excluded = scope.excluded[block * size : (block + 1) * size]
-            if wild[block] or (excluded is not None and excluded.all()):
+            if extreme[block] or (excluded is not None and excluded.all()):
                 continue
             scores, maxima = self.codes.batch_scores(queries, block, metric, excluded, groups)
             part = slice(block, block + 1)
@@ -518,7 +518,7 @@ class _Search:
         self._metric = metric
         self._k = k
         self._scored = scope  # without rows out of range
-        self._wild = np.empty(0, np.int64)
+        self._extreme = np.empty(0, np.int64)
 
     def run(
         self,
@@ -527,10 +527,10 @@ class _Search:
         lengths: NDArray[np.float64],
     ) -> Iterator[tuple[int, Nearest]]:
         """Yield the number of each query ``(q, dim)`` and its nearest rows, in any order."""
-        wild = self.scan.facts().wild
-        if len(wild):
-            self._wild = np.intersect1d(wild, self._scope.rows(), assume_unique=True)
-            self._scored = self._scope.without(wild)
+        extreme = self.scan.facts().extreme
+        if len(extreme):
+            self._extreme = np.intersect1d(extreme, self._scope.rows(), assume_unique=True)
+            self._scored = self._scope.without(extreme)
         if self._metric is Metric.COSINE:
             scaled = targets / lengths[:, None]
             queries = _Queries(scaled.astype(np.float32), scaled, np.ones(len(lengths)), self._k)
@@ -594,7 +594,7 @@ class _Search:
             return [self._group(queries.take(i), originals[i])[0] for i in every]
         candidates = selection.result()
         values = sum(len(each.rows) for each in candidates) * originals.shape[1]
-        if values <= _FEW_VALUES * len(candidates) and not len(self._wild):
+        if values <= _FEW_VALUES * len(candidates) and not len(self._extreme):
             return self._compared(originals, [each.rows for each in candidates])
         return [
             self._refined(queries.take(np.array([place])), originals[place], each)
@@ -625,7 +625,7 @@ class _Search:
             candidates = candidates.at_least(self._floor(query, original, candidates))
         if len(candidates.rows) > _MAX_DIRECT:
             candidates = self._rescored(query, original, candidates)
-        rows = np.concatenate([candidates.rows, self._wild])
+        rows = np.concatenate([candidates.rows, self._extreme])
         rows.sort()
         return self.direct(original, rows)
 
