@@ -344,6 +344,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
+        flush(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
     except StorageError as error:

@@ -19,7 +19,7 @@ from lookalike.cancellation import holding
 from lookalike.errors import StorageError
 from lookalike.files import AnchoredPath
 from lookalike.progress import current_progress
-from lookalike.stores.base import Rows, check_rows, new_revision, replaced_error
+from lookalike.stores.base import Rows, check_rows, new_revision, replaced_error, revision_number
 from lookalike.stores.embedded import packing
 from lookalike.stores.embedded.connections import ConnectionPool, wait_for_turn
 from lookalike.stores.embedded.database import (
@@ -83,7 +83,8 @@ class EmbeddedStore(SnapshotStore):
         """
         identity, revision = os.urandom(16).hex(), new_revision(0)
         if origin is not None:
-            identity, revision = origin.identity, origin.revision
+            identity = origin.identity
+            revision = new_revision(revision_number(origin.revision) + 1)
         facts = StoreFacts(identity, revision, dim, 1, 0, 0)
         try:
             folder.mkdir()
@@ -334,7 +335,9 @@ class EmbeddedStore(SnapshotStore):
         """
         with holding(self._pool.write_lock), writing_errors(self._database):
             connection = self._pool.writer()
-            for reader in list(self._readers):
+            with self._lock:
+                readers = list(self._readers)
+            for reader in readers:
                 reader.detach()
             wait_for_turn(lambda: connection.execute("BEGIN IMMEDIATE"), connection)
             try:
