@@ -415,6 +415,31 @@ def test_a_missing_file(
     assert "its file is missing" in message
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "file = '../secret'",
+        "file = x'00'",
+        "slots = -1",
+        "slots = 'many'",
+        "bytes = 1e300",
+        "left_out = x'00'",
+        "left_out = x'FFFFFFFFFFFFFFFF'",
+        "left_out = 'text'",
+        "scale = 0",
+        "metric = 'dot'",
+    ],
+)
+def test_damaged_records_are_ignored(
+    store: EmbeddedStore, folder: Path, change: str, used: list[int]
+) -> None:
+    with sqlite3.connect(folder / "rows.db") as connection:
+        connection.execute(f"UPDATE graphs SET {change} WHERE metric = 'cosine'")
+    assert store.graph_state(Metric.COSINE) is None
+    assert recall(store, Metric.COSINE) == 1
+    assert not used
+
+
 def test_a_graph_of_another_library_version(
     store: EmbeddedStore, folder: Path, notices: pytest.LogCaptureFixture
 ) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import re
 import sqlite3
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.artifacts import sole_writer
-from lookalike.errors import StorageError
+from lookalike.errors import SettingError, StorageError
 from lookalike.files import open_regular
 from lookalike.types import Metric
 
@@ -30,11 +32,13 @@ SCHEMA = (
 LOCK = "graph.lock"
 """Held while a graph is built."""
 
+_NAME = re.compile(r"index-[0-9]{1,18}-[0-9]{1,18}-[0-9a-f]{8}\.usearch")
 _PATTERN = "index-*.usearch*"
 TEMPORARY = ".part"
 """End of the name of a file that is being written."""
 
 _CHUNK = 1 << 26
+_MAX_COUNT = 1 << 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +82,31 @@ class GraphRecord:
             "left_out FROM graphs"
         )
         records = {}
-        for (
-            name,
-            generation,
-            slots,
-            file,
-            size,
-            crc,
-            rows,
-            library,
-            scale,
-            left_out,
-        ) in connection.execute(query):
-            with contextlib.suppress(ValueError, TypeError):  # damaged: as if it were not there
-                metric, array = Metric(name), np.frombuffer(left_out, "<i8")
-                records[metric] = cls(
-                    *(metric, generation, slots, file, size, crc, rows, library, scale, array)
-                )
+        for name, *fields, left_out in connection.execute(query):
+            with contextlib.suppress(ValueError, TypeError, SettingError):  # damaged: as if missing
+                metric = Metric(name)
+                records[metric] = cls._checked(metric, fields, np.frombuffer(left_out, "<i8"))
         return records
+
+    @classmethod
+    def _checked(cls, metric: Metric, fields: Sequence[Any], left_out: NDArray[np.int64]) -> Self:
+        """Return a record that may be damaged, or made by others.
+
+        Raises:
+            ValueError, TypeError: it is.
+        """
+        generation, slots, file, size, crc, rows, library, scale = fields
+        numbers = (generation, slots, size, crc, rows)
+        if not all(isinstance(number, int) and 0 <= number < _MAX_COUNT for number in numbers):
+            raise ValueError("wrong numbers")
+        if not (isinstance(library, str) and 0 < float(scale) < float("inf")):
+            raise ValueError("wrong parameters")
+        every = [-1, *left_out.tolist(), slots]
+        if _NAME.fullmatch(file) is None or not (np.diff(every) > 0).all():
+            raise ValueError("a wrong name or wrong slots")
+        return cls(
+            *(metric, generation, slots, file, size, crc, rows, library, float(scale), left_out)
+        )
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Record it in place of the one of the same metric."""
