@@ -11,7 +11,7 @@ import contextvars
 import itertools
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -91,6 +91,10 @@ class Nearest(NamedTuple):
     distances: NDArray[np.float64]
 
 
+Shorten = Callable[[Nearest], Nearest]
+"""Returns what is needed of a result with ties."""
+
+
 class ExactIndex:
     """Exact search over embeddings in memory or in a mapped file.
 
@@ -162,13 +166,18 @@ class ExactIndex:
             metric: of the distances.
             subset: the numbers of the only rows that may match, in ascending order.
         """
-        nearest = self.search_with_ties(queries, k, metric, subset)
-        width = min((len(each.rows) for each in nearest), default=k)
-        width = min(k, width)
+
+        def shorten(nearest: Nearest) -> Nearest:
+            if len(nearest.rows) <= k:
+                return nearest
+            return Nearest(nearest.rows[:k].copy(), nearest.distances[:k].copy())
+
+        nearest = self.search_with_ties(queries, k, metric, subset, shorten=shorten)
+        width = len(nearest[0].rows) if nearest else k
         rows = np.empty((len(nearest), width), np.int64)
         distances = np.empty((len(nearest), width))
         for place, each in enumerate(nearest):
-            rows[place], distances[place] = each.rows[:width], each.distances[:width]
+            rows[place], distances[place] = each
         return Neighbors(rows, distances)
 
     def search_with_ties(
@@ -177,10 +186,20 @@ class ExactIndex:
         k: int,
         metric: Metric,
         subset: NDArray[np.int64] | None = None,
+        *,
+        shorten: Shorten | None = None,
     ) -> list[Nearest]:
         """Return the ``k`` nearest rows to each query, and all others as near as the k-th.
 
-        Equal distances are ordered by row number. The arguments are those of :meth:`search`.
+        Equal distances are ordered by row number. The arguments are those of :meth:`search`, and:
+
+        Args:
+            queries: the queries.
+            k: rows wanted.
+            metric: of the distances.
+            subset: the numbers of the only rows that may match, in ascending order.
+            shorten: returns what is needed of a result, so that not all ties of all queries are
+                kept; it is called in several threads.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         scope = self._scope(subset)
@@ -188,13 +207,14 @@ class ExactIndex:
             return [Nearest(np.empty(0, np.int64), np.empty(0)) for _ in queries]
         targets = queries.astype(np.float64)
         lengths = np.sqrt(np.einsum("ij,ij->i", targets, targets))
-        search = _Search(self._scan, scope, metric, min(k, scope.count))
+        search = _Search(self._scan, scope, metric, min(k, scope.count), shorten)
+        undirected: Nearest | None = None
         results: list[Nearest | None] = [None] * len(queries)
         plain = []
         for place, length in enumerate(lengths.tolist()):
             if length == 0 and metric is Metric.COSINE:
-                rows = scope.rows()
-                results[place] = Nearest(rows, np.ones(len(rows)))
+                undirected = undirected or search.all_at(1)
+                results[place] = undirected
             elif k >= scope.count or (length > 0 and not _SMALLEST < length < _LARGEST):
                 check_cancelled()
                 results[place] = search.direct(queries[place])
@@ -510,9 +530,13 @@ class _Search:
         scope: the rows that may match.
         metric: of the distances.
         k: rows wanted, at most as many as may match.
+        shorten: returns what is needed of a result.
     """
 
-    def __init__(self, scan: _Scan, scope: _Scope, metric: Metric, k: int) -> None:
+    def __init__(
+        self, scan: _Scan, scope: _Scope, metric: Metric, k: int, shorten: Shorten | None
+    ) -> None:
+        self._shorten = shorten
         self.scan = scan
         self._scope = scope
         self._metric = metric
@@ -678,11 +702,17 @@ class _Search:
         return self._first(rows[order], distances[order])
 
     def _first(self, rows: NDArray[np.int64], distances: NDArray[np.float64]) -> Nearest:
-        """Return the first ``k`` rows, and others at the same distance as the last."""
+        """Return the first ``k`` rows, and others as near as the last, as far as needed."""
         if len(rows) > self._k:
             count = int(np.searchsorted(distances, distances[self._k - 1], "right"))
             rows, distances = rows[:count], distances[:count]
-        return Nearest(rows, distances)
+        nearest = Nearest(rows, distances)
+        return nearest if self._shorten is None else self._shorten(nearest)
+
+    def all_at(self, distance: float) -> Nearest:
+        """Return the rows if all are equally near."""
+        rows = self._scope.rows()
+        return self._first(rows, np.full(len(rows), float(distance)))
 
     def _distances(
         self,
