@@ -183,6 +183,21 @@ def test_others_leave_out_the_row_itself(kind: str, metric: Metric) -> None:
     assert index.others(0, 3, 10**6, metric).rows.shape == (3, len(live) - 1)
 
 
+@pytest.mark.parametrize("queries", [1, 20])
+def test_ties_that_are_not_needed_are_not_kept(queries: int) -> None:
+    rows = table(0, "one", 500, 8)
+    some = np.concatenate([table(1, "plain", queries, 8), np.zeros((2, 8), np.float32)])
+
+    def shorten(nearest: Nearest) -> Nearest:
+        return Nearest(nearest.rows[-3:], nearest.distances[-3:])
+
+    for index in (ExactIndex(rows), ExactIndex(rows, exact._quantized(rows))):
+        for metric in Metric:
+            assert index.search(some, 3, metric).rows.tolist() == [[0, 1, 2]] * len(some)
+            shortened = index.search_with_ties(some, 3, metric, shorten=shorten)
+            assert [each.rows.tolist() for each in shortened] == [[497, 498, 499]] * len(some)
+
+
 def test_rows_are_quantized_when_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "_MIN_QUANTIZED", 50)
     monkeypatch.setattr(exact, "_WORTH_QUANTIZING", 30)

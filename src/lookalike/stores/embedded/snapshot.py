@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -134,18 +135,19 @@ class EmbeddedSnapshot:
         subset = None if where is None else matching_rows(where, self.columns())
         if subset is not None:
             subset = self._slots_of(subset)
+        shorten = partial(self._first, k)
         nearest = None if exact else self._search_graph(queries, k, metric, subset)
         if nearest is None:
-            nearest = self._index.search_with_ties(queries, k, metric, subset)
-        first = [self._first(each.rows, each.distances, k) for each in nearest]
-        return self._hits([slots for slots, _ in first], [each for _, each in first], k)
+            nearest = self._index.search_with_ties(queries, k, metric, subset, shorten=shorten)
+        else:
+            nearest = list(map(shorten, nearest))
+        return self._hits([each.rows for each in nearest], [each.distances for each in nearest], k)
 
-    def _first(
-        self, slots: NDArray[np.int64], distances: NDArray[np.float64], k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _first(self, k: int, nearest: Nearest) -> Nearest:
         """Return the first ``k`` of the nearest rows, those at the last distance by their ids."""
+        slots, distances = nearest
         if len(slots) <= k:
-            return slots, distances
+            return nearest
         start = int(np.searchsorted(distances, distances[k - 1]))
         tied = slots[start:]
         if len(tied) > _MANY_TIES:  # the index of ids has their slots, and is read up to the last
@@ -157,7 +159,8 @@ class EmbeddedSnapshot:
             query = "SELECT id, slot FROM rows WHERE slot IN (?)"
             ids = sorted(self._select_many(query, tied.tolist()))
             best = [slot for _, slot in ids[: k - start]]
-        return np.concatenate([slots[:start], np.array(best, np.int64)]), distances[:k]
+        slots = np.concatenate([slots[:start], np.array(best, np.int64)])
+        return nearest._replace(rows=slots, distances=distances[:k].copy())
 
     def _search_graph(
         self, queries: Embeddings, k: int, metric: Metric, subset: NDArray[np.int64] | None
