@@ -828,6 +828,27 @@ class TestChecksums:
             store.get([stored.ids[3]])
         assert len(store.get([stored.ids[4]])) == 1
 
+    def test_an_index_of_ids_that_leads_to_other_rows_is_noticed(
+        self, store: EmbeddedStore, folder: Path
+    ) -> None:
+        store.upsert(rows(matrix(9)))
+        end(store)
+        data = (folder / "rows.db").read_bytes()
+        entries = [i for i in range(len(data)) if data.startswith(b"r0003", i)]
+        changed = [  # in the index, the slot follows the id
+            data[: place + 5] + b"\x04" + data[place + 6 :]
+            for place in entries
+            if data[place + 5] == 3
+        ]
+        assert changed
+        for damaged in changed:
+            (folder / "rows.db").write_bytes(damaged)
+            reader = EmbeddedStore.open(folder)
+            for read in (reader.get, reader.embeddings):
+                with pytest.raises(ArtifactError, match=r"index of ids is damaged.*doctor"):
+                    read(["r0003"])
+            end(reader)
+
     def test_a_file_that_becomes_shorter_is_an_error_and_no_crash(
         self, store: EmbeddedStore, folder: Path
     ) -> None:

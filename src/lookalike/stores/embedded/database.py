@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
+from zlib import crc32
 
 from lookalike.errors import ArtifactError, FormatVersionError, StorageError
 from lookalike.files import check_no_link, check_regular
@@ -70,7 +71,8 @@ _CHECKPOINT_PAGES = 4_000
 SCHEMA = (
     # Always one row.
     "CREATE TABLE store (identity TEXT NOT NULL, revision TEXT NOT NULL, dim INTEGER NOT NULL, "
-    "generation INTEGER NOT NULL, slots INTEGER NOT NULL, rows INTEGER NOT NULL)",
+    "generation INTEGER NOT NULL, slots INTEGER NOT NULL, rows INTEGER NOT NULL, "
+    "checksum INTEGER NOT NULL)",
     # Of the vector files: see there.
     "CREATE TABLE blocks (generation INTEGER NOT NULL, block INTEGER NOT NULL, "
     "error REAL NOT NULL, relative_error REAL NOT NULL, smallest REAL NOT NULL, "
@@ -119,11 +121,11 @@ class StoreFacts:
             sqlite3.Error: they cannot be read, or are damaged.
         """
         fields = connection.execute(
-            "SELECT identity, revision, dim, generation, slots, rows FROM store"
+            "SELECT identity, revision, dim, generation, slots, rows, checksum FROM store"
         ).fetchone()
         if fields is None:
             raise sqlite3.DatabaseError("it has no identity")
-        identity, revision, *numbers = fields
+        identity, revision, *numbers, checksum = fields
         if not (isinstance(identity, str) and is_identity(identity)):
             raise sqlite3.DatabaseError("its identity is damaged")
         if not (isinstance(revision, str) and is_identity(revision)):
@@ -133,14 +135,23 @@ class StoreFacts:
         dim, generation, slots, count = numbers
         if not (1 <= dim <= MAX_DIM and count <= slots):
             raise sqlite3.DatabaseError("its numbers of rows are damaged")
-        return cls(identity, revision, dim, generation, slots, count)
+        facts = cls(identity, revision, dim, generation, slots, count)
+        if checksum != facts.checksum:
+            raise sqlite3.DatabaseError("what is recorded about the rows is damaged")
+        return facts
+
+    @property
+    def checksum(self) -> int:
+        """The CRC-32 of them."""
+        fields = (self.identity, self.revision, self.dim, self.generation, self.slots, self.rows)
+        return crc32(" ".join(map(str, fields)).encode())
 
     def write(self, connection: sqlite3.Connection) -> Self:
         """Write them with the next revision; return them."""
         facts = replace(self, revision=new_revision(revision_number(self.revision) + 1))
         connection.execute(
-            "UPDATE store SET revision = ?, generation = ?, slots = ?, rows = ?",
-            (facts.revision, facts.generation, facts.slots, facts.rows),
+            "UPDATE store SET revision = ?, generation = ?, slots = ?, rows = ?, checksum = ?",
+            (facts.revision, facts.generation, facts.slots, facts.rows, facts.checksum),
         )
         return facts
 
@@ -217,8 +228,11 @@ def create_database(path: Path, facts: StoreFacts) -> None:
             for statement in SCHEMA:
                 connection.execute(statement)
             connection.execute(
-                "INSERT INTO store VALUES (?, ?, ?, ?, ?, ?)",
-                (facts.identity, facts.revision, facts.dim, facts.generation, 0, 0),
+                "INSERT INTO store VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(facts.identity, facts.revision, facts.dim, facts.generation),
+                    *(facts.slots, facts.rows, facts.checksum),
+                ),
             )
             connection.execute("COMMIT")
         finally:

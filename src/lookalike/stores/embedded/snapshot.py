@@ -6,6 +6,7 @@ import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from operator import ne
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -247,10 +248,16 @@ class EmbeddedSnapshot:
 
     def ids_at(self, numbers: NDArray[np.int64]) -> list[str]:
         """Return the ids of rows by their numbers, in this order."""
-        slots = self._slots_of(numbers).tolist()
+        return self._ids_of(self._slots_of(numbers).tolist())
+
+    def _ids_of(self, slots: Sequence[int]) -> list[str]:
+        """Return the ids of rows by slot, from the rows themselves."""
         query = "SELECT slot, id FROM rows WHERE slot IN (?)"
         ids = dict(self._select_many(query, sorted(set(slots))))
-        return [ids[slot] for slot in slots]
+        try:
+            return [ids[slot] for slot in slots]
+        except KeyError as error:
+            raise unreadable(self._database, f"there is no row in slot {error}") from error
 
     def columns(self) -> Columns:
         """Return the metadata of all rows by column, by row number."""
@@ -301,15 +308,20 @@ class EmbeddedSnapshot:
 
     def embeddings(self, ids: Sequence[str]) -> Embeddings:
         """Return the embeddings of rows."""
-        slots = self._slots_by_id(ids)
-        self._check_exist(ids, slots)
-        return np.asarray(self._vectors[[slots[row_id] for row_id in ids]])
+        slots = self._existing_slots(ids)
+        self._check_ids(ids, self._ids_of(slots))
+        return np.asarray(self._vectors[slots])
 
     def get(self, ids: Sequence[str]) -> Rows:
         """Return rows by id."""
-        slots = self._slots_by_id(ids)
-        self._check_exist(ids, slots)
-        return self._at(np.array([slots[row_id] for row_id in ids], np.int64))
+        rows = self._at(np.array(self._existing_slots(ids), np.int64))
+        self._check_ids(ids, rows.ids)
+        return rows
+
+    def _check_ids(self, ids: Sequence[str], found: Sequence[str]) -> None:
+        """Raise ArtifactError if the index of ids led to other rows."""
+        if any(map(ne, ids, found)):
+            raise unreadable(self._database, "the index of ids is damaged")
 
     @property
     def _latest_matches(self) -> LatestMatches:
@@ -349,12 +361,17 @@ class EmbeddedSnapshot:
         query = "SELECT id, slot FROM rows WHERE id IN (?)"
         return dict(self._select_many(query, list(dict.fromkeys(ids))))
 
-    @staticmethod
-    def _check_exist(ids: Sequence[str], slots: dict[str, int]) -> None:
-        if len(slots) < len(ids):
-            missing = next((row_id for row_id in ids if row_id not in slots), None)
-            if missing is not None:
-                raise MissingRowError(f"there is no row with the id {missing!r}")
+    def _existing_slots(self, ids: Sequence[str]) -> list[int]:
+        """Return the slots of rows, in this order.
+
+        Raises:
+            MissingRowError: there is no row with one of the ids.
+        """
+        slots = self._slots_by_id(ids)
+        try:
+            return [slots[row_id] for row_id in ids]
+        except KeyError as error:
+            raise MissingRowError(f"there is no row with the id {error}") from error
 
     def _records_at(self, slots: Iterable[int]) -> dict[int, Record]:
         """Return rows by slot, after a comparison with their checksums.
