@@ -41,7 +41,7 @@ def command(
 
     Of a gallery, its files, their sizes and structure are checked; with --deep,
     every byte and all checksums. --repair removes rows that are damaged, which
-    the next index adds again, and makes what is derived from the others anew.
+    the next index adds again, and rebuilds what is derived from the others.
 
       lookalike doctor
       lookalike doctor photos.gallery
