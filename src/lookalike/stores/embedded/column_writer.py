@@ -149,7 +149,7 @@ class ColumnWriter:
         column.is_known = column.count <= _FEW and self._remembered < _REMEMBERED
         if column.is_known and column.count:
             (size,) = connection.execute(
-                "SELECT sum(length(data)) FROM column_values WHERE place >= ? AND place < ?",
+                "SELECT sum(size) FROM column_values WHERE place >= ? AND place < ?",
                 (place_of(column.number), place_of(column.number + 1)),
             ).fetchone()
             column.is_known = size <= _FEW_CHARACTERS
