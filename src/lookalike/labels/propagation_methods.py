@@ -25,6 +25,9 @@ _VOTERS = (1, 3, 5)
 _CHUNK_VALUES = 1 << 22
 """Scores that are computed at a time, beside the result (16 MiB)."""
 
+_VOTES = 4_096
+"""Rows whose nearest labeled rows are searched at a time."""
+
 RowNumbers = NDArray[np.int64]
 Scores = NDArray[np.float32]
 """``(n, classes)``, in [0, 1]: the support for each class; NaN where there is none for any."""
@@ -142,7 +145,7 @@ class NeighborVote:
         index = ExactIndex(self._graph.embeddings[train])
         indicators = labels.indicators_of(train).astype(np.float32)
         scores = np.empty((len(test), len(labels.classes)), np.float32)
-        step = max(1, _CHUNK_VALUES // max(1, self._k * len(labels.classes)))
+        step = max(1, min(_VOTES, _CHUNK_VALUES // max(1, self._k * len(labels.classes))))
         for part, block in self._graph.embeddings.select(test).blocks(step):
             neighbors = index.search(block, self._k, Metric.L2)
             weights = 1 / np.maximum(neighbors.distances**2, 1e-12)
