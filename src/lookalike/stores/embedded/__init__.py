@@ -1,12 +1,12 @@
 """The store of a gallery's folder: SQLite for rows, append-only mapped files for vectors.
 
-``store`` writes, ``reader`` is a read transaction and ``snapshot`` what is read and searched in one,
-``compaction`` leaves out what was removed. ``database`` is the schema and how a database is opened,
-``connections`` are those that a store keeps, ``failures`` their errors. ``rows`` are the rows,
-``packing`` how they are packed, ``dead_slots`` where rows were; ``vector_files`` are the mapped
-files. ``derived`` lists what is derived from rows in the database: full text, and ``columns``, the
-metadata by column (``column_*``). ``graph`` is the approximate index (``graph_*``). ``check`` and
-``repair`` find damage and leave it out.
+``store`` writes, ``reader`` is a read transaction, ``snapshot`` what is read and searched in one,
+and ``compaction`` leaves out what was removed. ``database`` is the schema and how a database is
+opened, ``connections`` are those that a store keeps, ``failures`` their errors. ``rows`` are the
+rows, ``packing`` how they are packed, ``dead_slots`` where rows were; ``vector_files`` are the
+mapped files. ``derived`` lists what is derived from rows in the database: full text, and
+``columns``, the metadata by column (``column_*``). ``graph`` is the approximate index
+(``graph_*``). ``check`` and ``repair`` find damage and leave it out.
 
 A row has a slot, its place in the vector files. A slot never changes: a new embedding is a new
 slot, and a removed row leaves a dead one, until compaction copies the others to files of the next
