@@ -592,6 +592,7 @@ def main() -> None:
         work = options.keep
         if work is None:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lookalike-")))
+        work.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + 60 * options.minutes
         run = Run(engines, options.dim, work, options.against, deadline)
         for section in [name for name in SECTIONS if name in (options.sections or SECTIONS)]:
