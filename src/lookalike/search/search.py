@@ -365,5 +365,7 @@ def _distances_of_part(
     if metric is Metric.L2:
         return np.asarray(np.linalg.norm(a[:, None] - b[None], axis=2))
     lengths = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)[None]
-    product = np.divide(a @ b.T, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    with np.errstate(invalid="ignore"):  # OpenBLAS may raise the flag by what it reads beyond rows
+        products = a @ b.T
+    product = np.divide(products, lengths, out=np.zeros_like(lengths), where=lengths > 0)
     return np.asarray(np.clip(1 - product, 0, 2))
