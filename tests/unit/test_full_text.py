@@ -389,7 +389,8 @@ def apply(store: EmbeddedStore, action: str, value: Any, number: int) -> None:
         store.upsert(Rows(ids, written.uris, vectors, written.metadata, written.hashes))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ACTIONS)
 def test_answers_are_those_of_an_index_built_afresh(
     tmp_path_factory: pytest.TempPathFactory, actions: Sequence[tuple[str, Any]]
@@ -441,6 +442,11 @@ def folder(tmp_path: Path) -> Path:
         ("DELETE FROM metadata_text_data WHERE id > 10", False),
         ("UPDATE name_text_data SET block = x'ff' WHERE id = 10", False),
         ("DELETE FROM metadata_text_config", False),
+        (
+            "UPDATE name_text_data SET block = "
+            "CAST(substr(block, 1, length(block) - 1) || x'7f' AS BLOB) WHERE id > 10",
+            True,
+        ),
     ],
 )
 def test_damage_is_noticed_and_repaired(folder: Path, damage: str, deep: bool) -> None:

@@ -561,21 +561,45 @@ def _has_words(connection: sqlite3.Connection, table: str, slot: int, text: str)
 
 
 def _differences(connection: sqlite3.Connection) -> Iterable[str]:
-    """Yield in which tables the words or lengths of rows differ from those of tables built anew."""
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
-        _create(fresh)
+    """Yield in which tables the words or lengths of rows differ from those of tables built anew.
+
+    Then FTS5 checks how words are looked up, which needs writing, in a copy.
+    """
+    with _tables_in_memory() as fresh:
         fresh.execute("BEGIN")
         _write_all(fresh, all_rows(connection))
         fresh.execute("COMMIT")
         for table in _TABLES:
             for what, query in (
                 ("the lengths of its texts", f"SELECT id, sz FROM {table}_docsize ORDER BY id"),
-                ("its totals", f"SELECT block FROM {table}_data WHERE id = 1"),
+                ("its totals", _TOTALS.format(table)),
                 ("its words", _WORDS.format(table.replace("_text", "_places"))),
             ):
                 if not _is_equal(connection.execute(query), fresh.execute(query)):
                     yield f"{table}: {what} differ from the rows"
+    with _tables_in_memory() as copy:
+        for table in _TABLES:
+            for part in ("data", "idx", "docsize", "config"):
+                copy.execute(f"DELETE FROM {table}_{part}")
+                rows = connection.execute(f"SELECT * FROM {table}_{part}")
+                while some := rows.fetchmany(_STEP):
+                    check_cancelled()
+                    marks = ", ".join("?" * len(some[0]))
+                    copy.executemany(f"INSERT INTO {table}_{part} VALUES ({marks})", some)
+        copy.execute("PRAGMA writable_schema = RESET")  # FTS5 opens the tables again
+        for table in _TABLES:
+            copy.execute(f"INSERT INTO {table} ({table}) VALUES ('integrity-check')")
 
+
+@contextlib.contextmanager
+def _tables_in_memory() -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        _create(connection)
+        yield connection
+
+
+_TOTALS = "SELECT block FROM {0}_data WHERE id = 1 AND EXISTS (SELECT 1 FROM {0}_docsize)"
+"""The number of texts and words. Of none, it is empty or has zeros."""
 
 _WORDS = (
     "SELECT term, count(*), sum(doc), sum((doc * 2654435761 + offset * 40503 + (col = 'source')) "
