@@ -14,11 +14,15 @@ from lookalike.types import Embeddings, Metric
 
 _MIN_CANDIDATES = 200
 _CANDIDATES_PER_HIT = 4
-_MAX_CANDIDATES = 2_000
-"""With more candidates, a scan of all rows is about as fast as the graph."""
+_MAX_CANDIDATES = 1_000
+"""Candidates above which a scan of some 300,000 rows is as fast."""
 
-_MIN_SHARE = 0.05
-"""A filter that matches a smaller share of the rows is searched exactly; that is faster, too."""
+_MAX_NEAREST = 100
+"""Hits, divided by the share of rows that a filter matches, above which recall falls below .99."""
+
+_BATCH = 16
+_BATCH_ROWS = 500_000
+"""Queries in a batch, and rows below which a scan for all of them is faster."""
 
 _MAX_GATHERED = 2_000
 """Newer rows up to which they are compared one by one, together with the candidates."""
@@ -53,11 +57,13 @@ class GraphSearch:
         self._others = np.concatenate([left_out[left_out < self._slots], newer])
         """Slots of rows that are searched but not in the graph."""
 
-    def is_apt(self, k: int) -> bool:
-        """Return whether the graph is of use: for few hits, and not among few of its rows."""
-        candidates = max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * k)
+    def is_apt(self, queries: int, k: int) -> bool:
+        """Return whether the graph is of use for a number of queries and of hits for each."""
+        if queries >= _BATCH and self._slots < _BATCH_ROWS:
+            return False
         share = self._held / max(1, self._graph.record.rows)
-        return share >= _MIN_SHARE and candidates <= share * _MAX_CANDIDATES
+        candidates = max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * k)
+        return k <= share * _MAX_NEAREST and candidates <= share * _MAX_CANDIDATES
 
     def search(self, queries: Embeddings, k: int, metric: Metric) -> list[Nearest]:
         """Return about the ``k`` nearest rows to each query, and others of the same distance."""

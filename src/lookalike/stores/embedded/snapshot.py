@@ -177,7 +177,8 @@ class EmbeddedSnapshot:
         from lookalike.stores.embedded.graph_search import GraphSearch
 
         search = GraphSearch(graph, self._index, self._slots if subset is None else subset)
-        return search.search(queries, k, metric) if search.is_apt(k) else None
+        apt = search.is_apt(len(queries), k)
+        return search.search(queries, k, metric) if apt else None
 
     def graph_state(self, metric: Metric, *, verify: bool = True) -> GraphState | None:
         """Return the state of the graph of a metric; None if there is none.
