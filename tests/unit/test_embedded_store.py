@@ -6,6 +6,7 @@ import gc
 import itertools
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -212,6 +213,42 @@ import numpy as np
 store = EmbeddedStore.open(Path(sys.argv[1]))
 view = store.snapshot()
 store.upsert(rows(np.ones((3, 5), np.float32), "late"))
+"""
+
+_LIMITED = """
+import resource, shutil, signal, sys
+from pathlib import Path
+import numpy as np
+from lookalike.errors import StorageError
+from lookalike.stores.embedded.store import EmbeddedStore
+from lookalike.testing import rows
+from lookalike.types import Metric
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+source = Path(sys.argv[1])
+new = rows(np.random.default_rng(3).normal(size=(300, 5)), "new")
+def read(store):
+    parts = store.rows(999)
+    return {id: row.tobytes() for part in parts for id, row in zip(part.ids, part.embeddings)}
+before = read(EmbeddedStore.open(source))
+refused = 0
+actions = (lambda store: store.upsert(new), lambda store: store.optimize(Metric.L2, purge=True))
+for place, limit in [(place, limit) for place in (0, 1) for limit in range(0, 900_000, 90_000)]:
+    folder = source.with_name(f"{place}-{limit}")
+    shutil.copytree(source, folder)
+    store = EmbeddedStore.open(folder)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        actions[place](store)
+        done = True
+    except StorageError:
+        done = False
+        refused += 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    rest = {id: row for id, row in read(store).items() if not id.startswith("new")}
+    assert rest == before and store.count() == len(before) + 300 * (done and not place)
+    store.upsert(new)
+    assert EmbeddedStore.open(folder).count() == len(before) + 300
+assert 5 < refused < 18, refused
 """
 
 _WRITE_AND_DIE = """
@@ -532,6 +569,14 @@ class TestWriting:
         store.upsert(rows(matrix(4), "new"))
         assert store.count() == 7
 
+    @pytest.mark.skipif(os.name == "nt", reason="no limit of the size of files")
+    def test_files_that_cannot_grow(self, store: EmbeddedStore, folder: Path) -> None:
+        """As on a full disk, at every call that writes, in a process with a limit."""
+        store.upsert(rows(matrix(400)))
+        store.delete([f"r{i:04}" for i in range(200)])
+        end(store)
+        assert python(_LIMITED, folder) == 0
+
     def test_of_two_writers_the_second_waits_and_then_says_so(
         self, store: EmbeddedStore, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -834,7 +879,7 @@ class TestChecksums:
         store.upsert(rows(matrix(9)))
         end(store)
         data = (folder / "rows.db").read_bytes()
-        entries = [i for i in range(len(data)) if data.startswith(b"r0003", i)]
+        entries = [match.start() for match in re.finditer(b"r0003", data)]
         changed = [  # in the index, the slot follows the id
             data[: place + 5] + b"\x04" + data[place + 6 :]
             for place in entries
@@ -848,6 +893,22 @@ class TestChecksums:
                 with pytest.raises(ArtifactError, match=r"index of ids is damaged.*doctor"):
                     read(["r0003"])
             end(reader)
+        for place in entries:
+            (folder / "rows.db").write_bytes(data[: place + 4] + b"8" + data[place + 5 :])
+            reader = EmbeddedStore.open(folder)
+            with pytest.raises(ArtifactError, match=r"index of ids is damaged|has changed"):
+                _ = [list(reader.rows(9)), reader.ids()]
+            end(reader)
+
+    def test_a_schema_that_is_no_text_is_an_error(self, store: EmbeddedStore, folder: Path) -> None:
+        end(store)
+        data = (folder / "rows.db").read_bytes()
+        assert b"CREATE TABLE rows" in data
+        (folder / "rows.db").write_bytes(
+            data.replace(b"CREATE TABLE rows", b"CREAT\xd9 TABLE rows")
+        )
+        with pytest.raises(ArtifactError, match="missing or broken"):
+            EmbeddedStore.open(folder)
 
     def test_a_file_that_becomes_shorter_is_an_error_and_no_crash(
         self, store: EmbeddedStore, folder: Path

@@ -26,7 +26,7 @@ def reading_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # of a message that quotes the database
         check_cancelled()  # which may be why SQLite was interrupted
         if is_busy(error):
             raise _busy(path) from error
@@ -43,7 +43,7 @@ def writing_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
         check_cancelled()
         if is_busy(error):
             raise _busy(path) from error

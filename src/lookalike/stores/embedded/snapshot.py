@@ -6,14 +6,14 @@ import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from operator import ne
+from operator import lt, ne
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import MissingRowError
+from lookalike.errors import ArtifactError, MissingRowError
 from lookalike.metadata import parse_metadata
 from lookalike.stores.base import (
     Record,
@@ -227,7 +227,13 @@ class EmbeddedSnapshot:
 
     def ids(self) -> Sequence[str]:
         """Return the ids of all rows, sorted."""
-        return [row_id for (row_id,) in self._select("SELECT id FROM rows ORDER BY id")]
+        ids = [row_id for (row_id,) in self._select("SELECT id FROM rows ORDER BY id")]
+        if len(ids) != self.count() or not all(map(lt, ids, ids[1:])):
+            raise self._damaged_index()
+        return ids
+
+    def _damaged_index(self) -> ArtifactError:
+        return unreadable(self._database, "the index of ids is damaged")
 
     def ids_after(self, row_id: str, count: int) -> Sequence[str]:
         """Return the first ids, sorted, that come after a text."""
@@ -284,10 +290,13 @@ class EmbeddedSnapshot:
             f"SELECT id, {URI}, metadata, content_hash, signature FROM rows WHERE id >= ? "
             "ORDER BY id"
         )
-        names = self._metadata_names
+        names, last = self._metadata_names, ""
         for row_id, uri, metadata, digest, signature in self._select(query, (prefix,)):
             if not row_id.startswith(prefix):
                 return
+            if row_id < last:
+                raise self._damaged_index()
+            last = row_id
             text = unpack_metadata(metadata, names)
             yield Record(row_id, uri, parse_metadata(text), unpack_hash(digest), signature)
 
@@ -322,7 +331,7 @@ class EmbeddedSnapshot:
     def _check_ids(self, ids: Sequence[str], found: Sequence[str]) -> None:
         """Raise ArtifactError if the index of ids led to other rows."""
         if any(map(ne, ids, found)):
-            raise unreadable(self._database, "the index of ids is damaged")
+            raise self._damaged_index()
 
     @property
     def _latest_matches(self) -> LatestMatches:
