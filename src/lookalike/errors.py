@@ -8,7 +8,7 @@
     │   ├── UnknownNameError     no recipe, encoder or data set of that name; names the nearest
     │   └── SettingError         a parameter is out of range, or parameters exclude each other
     ├── ArtifactError            a folder on disk is not what it should be
-    │   ├── FormatVersionError   written by a newer lookalike
+    │   ├── FormatVersionError   written by a newer or much older lookalike
     │   ├── ReplacedError        another gallery was put in its place while it was open
     │   └── FingerprintError     embeddings of one encoder for a gallery of another
     ├── ServiceError             a service answered with an error
@@ -124,7 +124,7 @@ class ArtifactError(LookalikeError):
 
 
 class FormatVersionError(ArtifactError):
-    """A folder was written by a newer lookalike."""
+    """A folder was written by a newer lookalike, or by one whose galleries must be migrated."""
 
 
 class ReplacedError(ArtifactError):

@@ -755,3 +755,47 @@ def test_rows_that_all_swallow_the_others_are_read_once(
     problems = tables.read_table(table).problems
     assert [problem.uri for problem in problems] == [f"{table}, line {n}" for n in (2, 3, 4)]
     assert "the lines to 202 are not read either" in problems[-1].reason
+
+
+TYPES: dict[str, tuple[list[str], list[object]]] = {
+    "integers": (["1", " -20 ", "", "7"], [1, -20, None, 7]),
+    "long integers": (["1", "9" * 30, ""], [1, int("9" * 30), None]),
+    "integers over 1,000 digits": (["1", "9" * 1_001], ["1", "9" * 1_001]),
+    "floats": (["1", "2.5", "-3e2", ""], [1.0, 2.5, -300.0, None]),
+    "a float and a long integer": (["2.5", "9007199254740993"], [2.5, 9007199254740993]),
+    "booleans": (["true", "False", "TRUE", ""], [True, False, True, None]),
+    "numbers with zeros before them": (["007", "1"], ["007", "1"]),
+    "numbers of Python": (["1_0", "+1", "inf"], ["1_0", "+1", "inf"]),
+    "numbers and texts": (["1", "x", ""], ["1", "x", None]),
+    "numbers in two lines": (["5", '"5\n6"'], ["5", "5\n6"]),
+    "nothing": (["", " "], [None, None]),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("rows_at_a_time", [1, 2, 4_096])
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_column_of_csv_has_the_type_of_all_its_values(
+    name: str, rows_at_a_time: int, broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_MIN_CHUNK_ROWS", rows_at_a_time)
+    monkeypatch.setattr(tables, "_CHUNK_CELLS", 1)
+    cells, expected = TYPES[name]
+    table = tmp_path / "table.csv"
+    lines = ["key,value", *(f"k,{cell}" for cell in cells), *(["a,b,c"] if broken else [])]
+    table.write_text("\n".join(lines) + "\n")
+    read = tables.read_table(table)
+    assert [row.get("value") for row in read.rows] == expected
+    assert [type(row.get("value")) for row in read.rows] == [type(value) for value in expected]
+    assert len(read.problems) == broken
+    assert list(read.only("key")) == [{"key": "k"}] * len(cells)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_rows_of_csv_after_line_ends_in_cells_keep_their_lines(end: str, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    lines = ["path,text", 'a.png,"one', "two", 'three"', "", "b.png,x"]
+    table.write_bytes(end.join(lines).encode())
+    read = tables.read_table(table)
+    assert [read.place(row) for row in (0, 1)] == [f"{table}, line 2", f"{table}, line 6"]
+    assert read.rows[0]["text"] == end.join(["one", "two", "three"])

@@ -144,7 +144,8 @@ class Gallery(IndexedGallery, BaseGallery):
 
         Raises:
             ArtifactError: not a gallery, or broken.
-            FormatVersionError: a newer lookalike wrote it.
+            FormatVersionError: a newer lookalike wrote it, or an earlier one: the message has the
+                command that migrates it.
             FingerprintError: its rows are of another encoder.
             UnreachableError: the server does not answer.
         """

@@ -249,6 +249,7 @@ def open_storage(path: str | Path) -> GalleryStorage:
 
     Raises:
         ArtifactError: there is no gallery, or it is broken.
+        FormatVersionError: it is of format 4 or older, or a newer lookalike wrote it.
         FingerprintError: the collection was recreated with another encoder.
         UnknownNameError: no installed package has a store of the address's scheme.
         UnreachableError: the server does not answer.
