@@ -21,10 +21,9 @@ from PIL import Image
 import lookalike as la
 from lookalike.cli import app
 from lookalike.cli.commands import DefaultGroup, Group
-from lookalike.encoders.base import TEXT_COMMAND
 from lookalike.encoders.persistence import save_encoder
 from lookalike.encoders.registry import open_encoder
-from lookalike.errors import ArtifactError, SourceError
+from lookalike.errors import TEXT_COMMAND, ArtifactError, SourceError
 from lookalike.gallery.gallery import Gallery
 from lookalike.sources import open_source
 from lookalike.sources.path_kinds import PathKind, gallery_name, kind_of_path

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.encoders.base import TEXT_COMMAND
 from lookalike.encoders.registry import open_encoder
-from lookalike.errors import InputError
+from lookalike.errors import TEXT_COMMAND, InputError
 from lookalike.gallery.gallery import Gallery
 from lookalike.search.hits import Hits
 from lookalike.search.request import Example

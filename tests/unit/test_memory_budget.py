@@ -58,7 +58,9 @@ def test_memory_that_is_left(
         folder = f"sys/fs/cgroup/{group}"
         files[f"{folder}/memory.max"] = limit if limit == "max" else str(int(limit) * MIB)
         files[f"{folder}/memory.current"] = str(used * MIB)
-        files[f"{folder}/memory.stat"] = f"anon 1\ninactive_file {cached * MIB}\n"
+        mapped = cached * MIB // 4  # as of a gallery that is searched
+        stat = f"anon 1\ninactive_file {cached * MIB - mapped}\nactive_file {mapped}\n"
+        files[f"{folder}/memory.stat"] = f"{stat}active_anon 5\n"
     assert available_memory(machine(tmp_path, **files)) == available * MIB
 
 

@@ -126,21 +126,29 @@ def available_memory(root: Path = _ROOT) -> int:
 
 
 _FILES = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    (
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
 )
-"""Of a control group of version 2 and 1: limit, use, and the part of it that is cached files."""
+"""Of a control group of version 2 and 1: limit, use, and the parts of it that are files.
+
+Those of a mapped gallery are active ones. The system takes them back for whatever else is needed.
+"""
 
 
-def _left(folder: Path, limit: str, used: str, cached: str) -> int | None:
+def _left(folder: Path, limit: str, used: str, cached: tuple[str, ...]) -> int | None:
     """Return the bytes that a control group has left, None if it has no limit."""
     try:
         left = int((folder / limit).read_text()) - int((folder / used).read_text())
     except (OSError, ValueError):  # no such file, or "max"
         return None
     for line in _lines(folder / "memory.stat"):
-        if line.startswith(f"{cached} "):
-            left += int(line.split()[1])
+        name, _, size = line.partition(" ")
+        if name in cached:
+            left += int(size)
     return max(0, left)
 
 
