@@ -344,7 +344,7 @@ def test_a_snapshot_of_before_a_graph_has_no_newer_rows(
     new = rows(500, 2, "q")
     store.upsert(new)
     store.build_graph(Metric.COSINE)
-    for query in queries():
+    for query in new.embeddings[:30]:
         [hits] = before.search(query[None], 10, Metric.COSINE)
         assert hits == before.search(query[None], 10, Metric.COSINE, exact=True)[0]
         assert nearest(store, query)[0].id in new.ids
