@@ -681,7 +681,7 @@ class TestPowerCuts:
             (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b),
             min(len(old), len(new)),
         )
-        for cut in sorted({*np.linspace(first, len(new), 9).astype(int).tolist(), first + 1}):
+        for cut in sorted({*np.linspace(first, len(new), 6).astype(int).tolist(), first + 1}):
             if cut >= len(new):
                 continue
             yield new[:cut] + old[cut:]
@@ -727,7 +727,7 @@ class TestPowerCuts:
         # After it: all of them, and any part of the log.
         shutil.copyfile(after / "vectors-1.f32", before / "vectors-1.f32")
         logs = list(self.states(before, after, "rows.db-wal"))
-        assert len(logs) > 10
+        assert len(logs) > 6
         for data in logs:
             assert self.opened(self.assemble(before, cut, rows_dot_db__wal=data)) == old
         assert self.opened(self.assemble(after, cut)) == new
