@@ -633,6 +633,7 @@ class TestWriting:
         self, store: EmbeddedStore, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(database, "_CHECKPOINT_PAGES", 50)
+        monkeypatch.setattr(database, "_LARGEST_LOG", 100_000)
         idle = EmbeddedStore.open(folder)
         idle.search(matrix(1), 3, Metric.L2)
         idle.columns()
@@ -647,6 +648,9 @@ class TestWriting:
         view = idle.snapshot()
         assert write() > 3 * with_idle
         assert view.count() == 200
+        del view
+        write()
+        assert write() < 3 * with_idle
 
     def test_a_replaced_store_is_not_written_although_its_connection_is_kept(
         self, store: EmbeddedStore, folder: Path

@@ -68,6 +68,9 @@ _WRITER_CACHE_KIB = 32_768
 _CHECKPOINT_PAGES = 4_000
 """Pages in the log (32 MiB) from which a commit copies them into the database."""
 
+_LARGEST_LOG = 64 << 20
+"""Bytes that the log keeps when it starts anew; it is larger while a reader needs what is in it."""
+
 SCHEMA = (
     # Always one row.
     "CREATE TABLE store (identity TEXT NOT NULL, revision TEXT NOT NULL, dim INTEGER NOT NULL, "
@@ -329,6 +332,7 @@ def _connect(path: Path, mode: str, write: bool) -> Connection:
         if write:
             connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG}")
             # Beyond FULL, the entry of a rollback journal is flushed when it is deleted.
             connection.execute("PRAGMA synchronous = EXTRA")
         else:
