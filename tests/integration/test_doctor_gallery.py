@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -296,3 +297,9 @@ def test_the_exit_code_says_whether_a_file_is_damaged(path: Path) -> None:
 def test_options_need_a_gallery(option: str) -> None:
     with pytest.raises(SettingError, match=f"{option} needs a gallery"):
         command(gallery=None, **{option: True})
+
+
+def test_a_gallery_of_an_older_format_names_the_migration(tmp_path: Path) -> None:
+    old = Path(__file__).parents[1] / "data" / "format-3.gallery"
+    path = shutil.copytree(old, tmp_path / "old.gallery")
+    assert "lookalike copy" in broken(path)["rows"]

@@ -1,6 +1,6 @@
 """Storage of a gallery: its manifest, its encoder and its rows.
 
-A gallery is a folder. Its rows are a table in the folder, or in a store that has an address, such
+A gallery is a folder. Its rows are in the folder, or in a store that has an address, such
 as a collection in Milvus. There, the manifest and the encoder are stored beside the rows, so that
 the address is enough to open the gallery; the folder holds the address and a copy of the encoder.
 Opening a gallery by its address creates such a folder in the cache.
