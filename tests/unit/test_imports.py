@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from lookalike.gallery.gallery import Gallery
 
 HEAVY = (
     "cv2",
@@ -64,3 +67,24 @@ def test_tables_and_galleries_load_neither_arrow_nor_lance(tmp_path: Path) -> No
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("work", "unused"),
+    [
+        ("", "PIL onnxruntime hashlib random email importlib.metadata numpy.ma lookalike.sources "
+             "lookalike.images lookalike.encoders lookalike.search.search lookalike.filters"),
+        (".search(id='1', k=2)", "PIL numpy.ma lookalike.images lookalike.sources "
+                                 "lookalike.encoders"),
+    ],
+    ids=["open", "search by id"],
+)  # fmt: skip
+def test_a_gallery_loads_what_it_uses(work: str, unused: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.gallery"
+    Gallery.from_embeddings(np.eye(8, dtype=np.float32), path=path)
+    code = (
+        f"import sys, lookalike\nlookalike.Gallery.open({str(path)!r}){work}\n"
+        f"print(*(name for name in {unused.split()!r} if name in sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
