@@ -82,7 +82,7 @@ def test_committed_rows_are_there_whatever_was_interrupted(
         for seed, (count, is_interrupted) in enumerate(writes):
             new = vectors(seed, count)
             connection.execute("BEGIN")
-            files.append(len(expected), new, connection)
+            files.record(connection, files.append(len(expected), new))
             connection.execute("ROLLBACK" if is_interrupted else "COMMIT")
             if not is_interrupted:
                 expected = np.concatenate([expected, new])
@@ -95,9 +95,9 @@ def test_truncation_keeps_what_is_in_use(
     files: VectorFiles, connection: sqlite3.Connection
 ) -> None:
     expected = vectors(0, 3 * BLOCK + 2)
-    files.append(0, expected, connection)
+    files.record(connection, files.append(0, expected))
     sizes = [path.stat().st_size for path in files.paths]
-    files.append(len(expected), vectors(1, 2 * BLOCK), connection)
+    files.record(connection, files.append(len(expected), vectors(1, 2 * BLOCK)))
     files.truncate(len(expected))
     assert [path.stat().st_size for path in files.paths] == sizes
     check(files, connection, expected)
@@ -107,7 +107,7 @@ def test_truncation_keeps_what_is_in_use(
 def test_short_and_missing_files_are_refused(
     files: VectorFiles, connection: sqlite3.Connection, place: int
 ) -> None:
-    files.append(0, vectors(0, 2 * BLOCK), connection)
+    files.record(connection, files.append(0, vectors(0, 2 * BLOCK)))
     path = files.paths[place]
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
@@ -123,7 +123,7 @@ def test_short_and_missing_files_are_refused(
 def test_a_block_that_is_not_recorded_is_noticed(
     files: VectorFiles, connection: sqlite3.Connection
 ) -> None:
-    files.append(0, vectors(0, 3 * BLOCK), connection)
+    files.record(connection, files.append(0, vectors(0, 3 * BLOCK)))
     connection.execute("DELETE FROM blocks WHERE block = 1")
     with pytest.raises(ArtifactError, match="2 of its 3 blocks are recorded"):
         files.map(3 * BLOCK, connection)
@@ -132,11 +132,11 @@ def test_a_block_that_is_not_recorded_is_noticed(
 def test_blocks_of_another_generation_are_not_used(
     files: VectorFiles, connection: sqlite3.Connection, tmp_path: Path
 ) -> None:
-    files.append(0, vectors(0, 2 * BLOCK), connection)
+    files.record(connection, files.append(0, vectors(0, 2 * BLOCK)))
     other = VectorFiles(tmp_path, 4, DIM)
     other.create()
     expected = vectors(5, 2 * BLOCK)
-    other.append(0, expected, connection)
+    other.record(connection, other.append(0, expected))
     mapped = other.map(len(expected), connection)
     np.testing.assert_array_equal(mapped.vectors, expected)
     assert mapped.codes.bounds.shape == (2, 4)
@@ -145,5 +145,5 @@ def test_blocks_of_another_generation_are_not_used(
 
 def test_blocks_of_zeros_are_recorded(files: VectorFiles, connection: sqlite3.Connection) -> None:
     expected = np.zeros((BLOCK, DIM), np.float32)
-    files.append(0, expected, connection)
+    files.record(connection, files.append(0, expected))
     check(files, connection, expected)

@@ -63,7 +63,8 @@ def compact(
     for start in range(0, len(live), step):
         check_cancelled()
         on_progress(Progress("compact", start, facts.rows, "rows"))
-        files.append(start, vectors[live[start : start + step]], connection)
+        blocks = files.append(start, vectors[live[start : start + step]])
+        files.record(connection, blocks)
     flush(folder)
     # In ascending order a row never moves to a slot that another one still has.
     connection.executemany("UPDATE rows SET slot = ? WHERE slot = ?", _moves(live))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from lookalike.cancellation import check_cancelled
 from lookalike.metadata import parse_metadata
 from lookalike.stores.embedded import packing
-from lookalike.stores.embedded.packing import URI, metadata_names, unpack_metadata
+from lookalike.stores.embedded.packing import URI, Names, metadata_names, unpack_metadata
 from lookalike.types import Metadata
 
 SCHEMA = (
@@ -64,10 +64,7 @@ def stored_rows(
     """
     query = f"SELECT slot, id, {URI}, metadata FROM rows WHERE {column} IN (?)"
     names = metadata_names(connection)
-    return [
-        StoredRow(slot, row_id, uri, parse_metadata(unpack_metadata(metadata, names)))
-        for slot, row_id, uri, metadata in select_many(connection, query, values)
-    ]
+    return [_stored(fields, names) for fields in select_many(connection, query, values)]
 
 
 def all_rows(connection: sqlite3.Connection, first: int = 0) -> Iterator[StoredRow]:
@@ -81,8 +78,19 @@ def all_rows(connection: sqlite3.Connection, first: int = 0) -> Iterator[StoredR
     cursor = connection.execute(query, (first,))
     while rows := cursor.fetchmany(_STEP):
         check_cancelled()
-        for slot, row_id, uri, metadata in rows:
-            yield StoredRow(slot, row_id, uri, parse_metadata(unpack_metadata(metadata, names)))
+        yield from (_stored(fields, names) for fields in rows)
+
+
+def _stored(fields: tuple[Any, ...], names: Names) -> StoredRow:
+    """Return a row as it was read.
+
+    Raises:
+        sqlite3.DatabaseError: its values have other types.
+    """
+    slot, row_id, uri, metadata = fields
+    if not (isinstance(row_id, str) and isinstance(uri, str)):
+        raise sqlite3.DatabaseError(f"the row in slot {slot} is damaged")
+    return StoredRow(slot, row_id, uri, parse_metadata(unpack_metadata(metadata, names)))
 
 
 def select_many(

@@ -8,7 +8,10 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +47,7 @@ from lookalike.stores.embedded.rows import (
     stored_rows,
 )
 from lookalike.stores.embedded.snapshot import EmbeddedSnapshot
-from lookalike.stores.embedded.vector_files import VectorFiles, remove_other_files
+from lookalike.stores.embedded.vector_files import BlockRecord, VectorFiles, remove_other_files
 from lookalike.stores.snapshots import SnapshotStore
 from lookalike.types import Embeddings, Metric, ProgressCallback, ignore_progress
 
@@ -192,16 +195,17 @@ class EmbeddedStore(SnapshotStore):
                 (slot, uri, row.id, row.content_hash, row.signature, text, row.checksum)
                 for slot, uri, text, row in zip(slots.tolist(), uris, texts, checked, strict=True)
             ]
-            connection.executemany(UPDATE, (stored[place] for place in kept.tolist()))
-            if len(new):
-                files.append(facts.slots, embeddings[new], connection)
+            append = partial(files.append, facts.slots, embeddings[new])
+            with _appending(append if len(new) else list) as appended:
+                connection.executemany(UPDATE, (stored[place] for place in kept.tolist()))
                 connection.executemany(INSERT, (stored[place] for place in new.tolist()))
-            columns = (slots.tolist(), rows.ids, rows.uris, rows.metadata)
-            added = [StoredRow(*fields) for fields in zip(*columns, strict=True)]
-            facts = replace(
-                facts, slots=facts.slots + len(new), rows=facts.rows + len(rows) - len(removed)
-            )
-            self._update_derived(connection, facts, removed, added)
+                columns = (slots.tolist(), rows.ids, rows.uris, rows.metadata)
+                added = [StoredRow(*fields) for fields in zip(*columns, strict=True)]
+                facts = replace(
+                    facts, slots=facts.slots + len(new), rows=facts.rows + len(rows) - len(removed)
+                )
+                self._update_derived(connection, facts, removed, added)
+                files.record(connection, appended())
             facts.write(connection)
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -357,6 +361,18 @@ class EmbeddedStore(SnapshotStore):
                 if connection.in_transaction or isinstance(error, sqlite3.Error | OSError):
                     self._pool.discard_writer()
                 raise
+
+
+@contextlib.contextmanager
+def _appending(
+    append: Callable[[], list[BlockRecord]],
+) -> Iterator[Callable[[], list[BlockRecord]]]:
+    """Append vectors beside the block, while SQLite writes; yield what waits for the result.
+
+    When the block ends, also by an error, nothing is being appended any more.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="lookalike-append") as pool:
+        yield pool.submit(copy_context().run, append).result
 
 
 def _kept(

@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,10 +25,14 @@ _FLOAT = np.dtype("<f4")
 _NAME = re.compile(r"(?:vectors|codes|scales)-([0-9]{1,18})\.(?:f32|i8)")
 
 _SELECT = (
-    "SELECT error, relative_error, smallest, largest FROM blocks "
+    "SELECT block, error, relative_error, smallest, largest FROM blocks "
     "WHERE generation = ? AND block < ? ORDER BY block"
 )
 _INSERT = "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+BlockRecord = tuple[float, ...]
+"""Generation and number of a block, its bounds, and the checksums of its vectors and codes."""
 
 
 class MappedVectors(NamedTuple):
@@ -76,16 +81,19 @@ class VectorFiles:
         for path in self.paths:
             path.touch(exist_ok=False)
 
-    def append(self, slots: int, embeddings: Embeddings, connection: sqlite3.Connection) -> None:
+    def append(self, slots: int, embeddings: Embeddings) -> list[BlockRecord]:
         """Write embeddings ``(n, dim)`` behind the first ``slots``; they are on the disk then.
 
-        The blocks that they complete are quantized, and recorded in the connection's transaction.
+        The blocks that they complete are quantized.
+
+        Returns:
+            What must be recorded about these blocks, see :meth:`record`.
 
         Raises:
             OSError: they cannot be written.
-            sqlite3.Error: the blocks cannot be recorded.
         """
         embeddings = np.ascontiguousarray(embeddings, _FLOAT)
+        records = []
         with (
             self._vectors.open("r+b") as vectors,
             self._codes.open("r+b") as codes,
@@ -104,20 +112,25 @@ class VectorFiles:
                     rows = np.frombuffer(
                         vectors.read(BLOCK * self._dim * _FLOAT.itemsize), _FLOAT
                     ).reshape(BLOCK, self._dim)
-                self._append_block(block, rows, codes, scales, connection)
+                records.append(self._append_block(block, rows, codes, scales))
             for file in (vectors, codes, scales) if blocks else (vectors,):
                 file.flush()
                 _sync(file.fileno())
+        return records
+
+    @staticmethod
+    def record(connection: sqlite3.Connection, blocks: Sequence[BlockRecord]) -> None:
+        """Record blocks that were appended, in the connection's transaction.
+
+        Raises:
+            sqlite3.Error: that failed.
+        """
+        connection.executemany(_INSERT, blocks)
 
     def _append_block(
-        self,
-        block: int,
-        rows: Embeddings,
-        codes: BinaryIO,
-        scales: BinaryIO,
-        connection: sqlite3.Connection,
-    ) -> None:
-        """Write the codes of a block, and record it."""
+        self, block: int, rows: Embeddings, codes: BinaryIO, scales: BinaryIO
+    ) -> BlockRecord:
+        """Write the codes of a block."""
         quantized = QuantizedBlocks.empty(1, self._dim, BLOCK)
         quantized.fill(0, rows)
         parts = [quantized.codes.data.cast("B"), quantized.scales.astype(_FLOAT).data.cast("B")]
@@ -125,8 +138,7 @@ class VectorFiles:
             file.seek(block * len(part))
             file.write(part)
         checksums = zlib.crc32(rows.data.cast("B")), zlib.crc32(parts[1], zlib.crc32(parts[0]))
-        values = (self._generation, block, *quantized.bounds[0].tolist(), *checksums)
-        connection.execute(_INSERT, values)
+        return self._generation, block, *quantized.bounds[0].tolist(), *checksums
 
     def truncate(self, slots: int) -> None:
         """Cut off what an interrupted write left behind the first ``slots``.
@@ -150,19 +162,31 @@ class VectorFiles:
             sqlite3.Error: the database cannot be read.
         """
         count = slots // BLOCK
-        bounds = np.array(connection.execute(_SELECT, (self._generation, count)).fetchall())
-        if len(bounds) != count:
-            raise unreadable(
-                self._codes, ValueError(f"{len(bounds)} of its {count} blocks are recorded")
-            )
+        bounds = self._bounds(count, connection)
         return MappedVectors(
             _map(self._vectors, _FLOAT, (slots, self._dim)),
             QuantizedBlocks(
                 _map(self._codes, np.dtype(np.int8), (count, self._dim, BLOCK)),
                 _map(self._scales, _FLOAT, (count, RUNS, BLOCK)),
-                bounds.reshape(count, 4),
+                bounds,
             ),
         )
+
+    def _bounds(self, count: int, connection: sqlite3.Connection) -> NDArray[np.float64]:
+        """Return what is recorded about the first blocks, ``(count, 4)``.
+
+        Raises:
+            ArtifactError: a block is not recorded, or what is recorded makes no sense.
+            sqlite3.Error: the database cannot be read.
+        """
+        recorded = connection.execute(_SELECT, (self._generation, count)).fetchall()
+        if [block for block, *_ in recorded] != list(range(count)):
+            raise unreadable(
+                self._codes, ValueError(f"{len(recorded)} of its {count} blocks are recorded")
+            )
+        if not all(isinstance(value, float) and value >= 0 for _, *row in recorded for value in row):
+            raise unreadable(self._codes, ValueError("the bounds of its blocks are damaged"))
+        return np.array([row for _, *row in recorded], np.float64).reshape(count, 4)
 
 
 def remove_other_files(folder: Path, generation: int) -> None:
