@@ -211,9 +211,17 @@ def pack_hash(text: str) -> str | bytes:
     return text
 
 
-def unpack_hash(value: str | bytes) -> str:
-    """Return a content hash that was stored."""
-    return value if isinstance(value, str) else value.hex()
+def unpack_hash(value: object) -> str:
+    """Return a content hash that was stored.
+
+    Raises:
+        sqlite3.DatabaseError: it is damaged.
+    """
+    if isinstance(value, bytes):
+        return value.hex()
+    if not isinstance(value, str):
+        raise sqlite3.DatabaseError("the content hash of a row is damaged")
+    return value
 
 
 def row_checksum(fields: Sequence[str], embedding: bytes | memoryview) -> int:

@@ -250,8 +250,8 @@ class EmbeddedSnapshot:
     def row_numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the numbers of rows; -1 where there is none with an id."""
         slots = self._slots_by_id(ids)
-        found = np.array([slots.get(row_id, -1) for row_id in ids], np.int64)
-        return self._reader.numbers_of(found)
+        chosen = np.array([slots.get(row_id, -1) for row_id in ids], np.int64)
+        return self._reader.numbers_of(chosen)
 
     def ids_at(self, numbers: NDArray[np.int64]) -> list[str]:
         """Return the ids of rows by their numbers, in this order."""
@@ -328,9 +328,9 @@ class EmbeddedSnapshot:
         self._check_ids(ids, rows.ids)
         return rows
 
-    def _check_ids(self, ids: Sequence[str], found: Sequence[str]) -> None:
+    def _check_ids(self, ids: Sequence[str], actual: Sequence[str]) -> None:
         """Raise ArtifactError if the index of ids led to other rows."""
-        if any(map(ne, ids, found)):
+        if any(map(ne, ids, actual)):
             raise self._damaged_index()
 
     @property
