@@ -287,7 +287,11 @@ class _Examination:
         yield from full_text.verify(self._connection, deep=self._deep)
 
     def _graphs(self) -> Iterator[str]:
-        for record in GraphRecord.read_all(self._connection).values():
+        records = GraphRecord.read_all(self._connection)
+        (count,) = self._connection.execute("SELECT count(*) FROM graphs").fetchone()
+        if count != len(records):
+            yield f"{FILE}: what is recorded about the approximate index is damaged"
+        for record in records.values():
             if record.generation != self._facts.generation:
                 continue  # of files that are gone; it is built again
             damage = find_damage(self._folder, record, deep=self._deep)

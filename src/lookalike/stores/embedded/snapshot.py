@@ -227,9 +227,20 @@ class EmbeddedSnapshot:
 
     def ids(self) -> Sequence[str]:
         """Return the ids of all rows, sorted."""
-        ids = [row_id for (row_id,) in self._select("SELECT id FROM rows ORDER BY id")]
+        ids = self._texts(self._select("SELECT id FROM rows ORDER BY id"))
         if len(ids) != self.count() or not all(map(lt, ids, ids[1:])):
             raise self._damaged_index()
+        return ids
+
+    def _texts(self, rows: Iterable[tuple[Any]]) -> list[str]:
+        """Return the ids of rows of nothing else.
+
+        Raises:
+            ArtifactError: one is no text.
+        """
+        ids = [row_id for (row_id,) in rows]
+        if not all(type(row_id) is str for row_id in ids):
+            raise unreadable(self._database, "an id is damaged")
         return ids
 
     def _damaged_index(self) -> ArtifactError:
@@ -238,14 +249,14 @@ class EmbeddedSnapshot:
     def ids_after(self, row_id: str, count: int) -> Sequence[str]:
         """Return the first ids, sorted, that come after a text."""
         query = "SELECT id FROM rows WHERE id > ? ORDER BY id LIMIT ?"
-        return [each for (each,) in self._select(query, (row_id, count))]
+        return self._texts(self._select(query, (row_id, count)))
 
     def ids_near(self, row_id: str, count: int) -> Sequence[str]:
         """Return ids that come before and after a text, sorted."""
         before = "SELECT id FROM rows WHERE id < ? ORDER BY id DESC LIMIT ?"
         after = "SELECT id FROM rows WHERE id >= ? ORDER BY id LIMIT ?"
-        ids = [each for (each,) in self._select(before, (row_id, count))][::-1]
-        return ids + [each for (each,) in self._select(after, (row_id, count))]
+        ids = self._texts(self._select(before, (row_id, count)))[::-1]
+        return ids + self._texts(self._select(after, (row_id, count)))
 
     def row_numbers(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the numbers of rows; -1 where there is none with an id."""
@@ -292,13 +303,18 @@ class EmbeddedSnapshot:
         )
         names, last = self._metadata_names, ""
         for row_id, uri, metadata, digest, signature in self._select(query, (prefix,)):
+            if not all(isinstance(each, str) for each in (row_id, uri, signature)):
+                raise unreadable(self._database, f"the row {row_id!r} is damaged")
             if not row_id.startswith(prefix):
                 return
             if row_id < last:
                 raise self._damaged_index()
             last = row_id
-            text = unpack_metadata(metadata, names)
-            yield Record(row_id, uri, parse_metadata(text), unpack_hash(digest), signature)
+            try:
+                text, content_hash = unpack_metadata(metadata, names), unpack_hash(digest)
+            except sqlite3.DatabaseError as error:
+                raise unreadable(self._database, f"{row_id!r}: {error}") from error
+            yield Record(row_id, uri, parse_metadata(text), content_hash, signature)
 
     def rows(self, count: int) -> Iterator[Rows]:
         """Iterate over all rows by number, at most ``count`` at a time."""
