@@ -192,7 +192,7 @@ class _Examination:
             check_cancelled()
             try:
                 problems += step()
-            except (LookalikeError, sqlite3.Error, OSError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever the damage leads to
                 check_cancelled()  # which may be why SQLite was interrupted
                 problems.append(str(error.__cause__ or error))
         return StoreReport(

@@ -104,7 +104,10 @@ class EmbeddedColumns:
     @property
     def _numbers(self) -> dict[str, int]:
         def read(connection: sqlite3.Connection) -> dict[str, int]:
-            return dict(connection.execute("SELECT name, number FROM columns ORDER BY name"))
+            names = dict(connection.execute("SELECT name, number FROM columns ORDER BY name"))
+            if not all(isinstance(name, str) for name in names):
+                raise sqlite3.DatabaseError("the columns of the metadata are damaged")
+            return names
 
         return self._cached("numbers", lambda: self._reader.run(read))
 

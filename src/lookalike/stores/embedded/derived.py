@@ -11,6 +11,7 @@ from typing import Protocol
 
 from lookalike.stores import full_text
 from lookalike.stores.embedded import columns
+from lookalike.stores.embedded.failures import odd_values
 from lookalike.stores.embedded.rows import StoredRow
 
 
@@ -52,8 +53,9 @@ def update_derived(
     Raises:
         sqlite3.Error: that failed.
     """
-    for part in PARTS:
-        part.update(connection, removed, added)
+    with odd_values():
+        for part in PARTS:
+            part.update(connection, removed, added)
 
 
 def rebuild_derived(connection: sqlite3.Connection) -> None:
@@ -62,5 +64,6 @@ def rebuild_derived(connection: sqlite3.Connection) -> None:
     Raises:
         sqlite3.Error: that failed.
     """
-    for part in PARTS:
-        part.rebuild(connection)
+    with odd_values():
+        for part in PARTS:
+            part.rebuild(connection)

@@ -12,13 +12,17 @@ from lookalike.cancellation import check_cancelled
 from lookalike.errors import ArtifactError, BusyError, StorageError
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_ODD_VALUES = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+"""What Python raises about values of other types than were written: SQLite stores any in any
+column, so a file that is damaged, or made by others, may have them everywhere."""
+
 _PRIMARY = 0xFF
 """The bits of an error's code that are its kind; the others are details."""
 
 
 @contextlib.contextmanager
 def reading_errors(path: Path) -> Iterator[None]:
-    """Raise ArtifactError for whatever SQLite raises in the block about a broken database.
+    """Raise ArtifactError for whatever is raised in the block about a broken database.
 
     Raises:
         ArtifactError: it is missing or broken.
@@ -31,6 +35,24 @@ def reading_errors(path: Path) -> Iterator[None]:
         if is_busy(error):
             raise _busy(path) from error
         raise unreadable(path, error) from error
+    except _ODD_VALUES as error:
+        raise unreadable(path, _ODD) from error
+
+
+@contextlib.contextmanager
+def odd_values() -> Iterator[None]:
+    """Raise an error of SQLite for what values of other types than were written lead to.
+
+    Raises:
+        sqlite3.DatabaseError: the block failed since there are some.
+    """
+    try:
+        yield
+    except _ODD_VALUES as error:
+        raise sqlite3.DatabaseError(_ODD) from error
+
+
+_ODD = "it has values that make no sense"
 
 
 @contextlib.contextmanager

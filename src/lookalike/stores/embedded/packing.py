@@ -177,7 +177,7 @@ def unpack_metadata(text: object, names_of: Names) -> str:
     if text.startswith("{"):
         return text
     number, *values = text.split(_SEPARATOR)
-    names = names_of.get(int(number) if number.isdecimal() else 0, ())
+    names = names_of.get(int(number) if number.isdecimal() and len(number) < 10 else 0, ())
     if len(names) != len(values) or not values:
         raise sqlite3.DatabaseError("the metadata of a row are damaged")
     return f"{{{','.join(map(add, names, values))}}}"

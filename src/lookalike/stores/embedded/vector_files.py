@@ -184,7 +184,9 @@ class VectorFiles:
             raise unreadable(
                 self._codes, ValueError(f"{len(recorded)} of its {count} blocks are recorded")
             )
-        if not all(isinstance(value, float) and value >= 0 for _, *row in recorded for value in row):
+        if not all(
+            isinstance(value, float) and value >= 0 for _, *row in recorded for value in row
+        ):
             raise unreadable(self._codes, ValueError("the bounds of its blocks are damaged"))
         return np.array([row for _, *row in recorded], np.float64).reshape(count, 4)
 
