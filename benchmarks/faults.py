@@ -37,7 +37,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -156,10 +155,9 @@ class Launcher:
 
 def serve_forks() -> None:
     """Fork a command for each job on stdin; print its process id, then its status."""
-    # This process itself never opens a table, so that its forks may.
-    warnings.filterwarnings("ignore", "lance is not fork-safe")
     for module in (
-        *("lookalike.cli", "lookalike.gallery.gallery", "lookalike.gallery.copy", "lance"),
+        *("lookalike.cli", "lookalike.gallery.gallery", "lookalike.gallery.copy"),
+        *("lookalike.stores.embedded.compaction", "lookalike.stores.embedded.graph_building"),
         *("lookalike.server.app", "lookalike.server.uvicorn_server", "lookalike.labels"),
         *("lookalike.explore", "lookalike.report.figures", "sklearn.cluster", "scipy.stats"),
     ):
