@@ -577,6 +577,9 @@ def _differences(connection: sqlite3.Connection) -> Iterable[str]:
             ):
                 if not _is_equal(connection.execute(query), fresh.execute(query)):
                     yield f"{table}: {what} differ from the rows"
+            view = table.replace("_text", "_words")
+            if connection.execute(_NOT_FOUND.format(view)).fetchone() is not None:
+                yield f"{table}: a word that it has is not found"
     with _tables_in_memory() as copy:
         for table in _TABLES:
             for part in ("data", "idx", "docsize", "config"):
@@ -606,6 +609,13 @@ _WORDS = (
     "% 4294967291) FROM {} GROUP BY term"
 )
 """The words of a table, and a checksum of where each occurs."""
+
+
+_NOT_FOUND = (
+    "SELECT 1 FROM (SELECT term AS word, sum(cnt) AS total FROM {0} GROUP BY term) "
+    "WHERE total IS NOT (SELECT sum(cnt) FROM {0} WHERE term = word) LIMIT 1"
+)
+"""A word that looking it up finds less often than reading all words."""
 
 
 def _is_equal(rows: Iterable[Any], others: Iterable[Any]) -> bool:
