@@ -358,7 +358,7 @@ class EmbeddedSnapshot:
     @property
     def _index(self) -> ExactIndex:
         """An index of all slots."""
-        mapped = self._reader.mapped
+        mapped, database = self._reader.mapped, self._database
 
         def create() -> ExactIndex:
             from lookalike.stores.exact import ExactIndex
@@ -368,7 +368,8 @@ class EmbeddedSnapshot:
                 is_dead = np.ones(len(mapped.vectors), np.bool_)
                 is_dead[self._slots] = False
                 dead = np.flatnonzero(is_dead)
-            return ExactIndex(mapped.vectors, mapped.codes, dead=dead)
+            damaged = partial(_not_finite, database)
+            return ExactIndex(mapped.vectors, mapped.codes, dead=dead, damaged=damaged)
 
         return self._reader.cached("index", create)
 
@@ -451,9 +452,17 @@ class EmbeddedSnapshot:
         return self._reader.run(work)
 
 
+def _not_finite(database: Path, slot: int) -> ArtifactError:
+    return unreadable(database, f"the embedding in slot {slot:,} is not finite")
+
+
 def _first_and_last_id(connection: sqlite3.Connection) -> tuple[str, str] | None:
     first, last = connection.execute(
         "SELECT (SELECT id FROM rows ORDER BY id LIMIT 1), "
         "(SELECT id FROM rows ORDER BY id DESC LIMIT 1)"
     ).fetchone()
-    return None if first is None else (first, last)
+    if first is None:
+        return None
+    if not (isinstance(first, str) and isinstance(last, str)):
+        raise sqlite3.DatabaseError("an id is damaged")
+    return first, last
