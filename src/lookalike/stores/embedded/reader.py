@@ -186,10 +186,22 @@ class Reader:
         slots = self.slots
         return numbers if slots is None else slots[numbers]
 
-    def numbers_of(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the numbers of rows by their slots; -1 stays."""
+    def numbers_of(
+        self, slots: NDArray[np.int64], *, otherwise: str = "the index of ids is damaged"
+    ) -> NDArray[np.int64]:
+        """Return the numbers of rows by their slots; -1 stays.
+
+        Raises:
+            ArtifactError: there is no row in one of the slots; ``otherwise`` is the reason.
+        """
         every = self.slots
-        return slots if every is None else np.where(slots < 0, -1, np.searchsorted(every, slots))
+        numbers = slots if every is None else np.searchsorted(every, slots)
+        numbers = np.where(slots == -1, -1, numbers)
+        known = slots != -1
+        exist = (slots >= -1) & (numbers < self.facts.rows)
+        if not exist.all() or not np.array_equal(self.slots_of(numbers[known]), slots[known]):
+            raise unreadable(self.database, otherwise)
+        return numbers
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return what some work reads; it can be cancelled.

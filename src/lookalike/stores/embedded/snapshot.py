@@ -152,14 +152,14 @@ class EmbeddedSnapshot:
         start = int(np.searchsorted(distances, distances[k - 1]))
         tied = slots[start:]
         if len(tied) > _MANY_TIES:  # the index of ids has their slots, and is read up to the last
-            is_tied = np.zeros(self._facts.slots, np.bool_)
-            is_tied[tied] = True
+            is_tied = set(tied.tolist())
             every = (slot for (slot,) in self._select("SELECT slot FROM rows ORDER BY id"))
-            best = list(itertools.islice((slot for slot in every if is_tied[slot]), k - start))
+            best = list(itertools.islice(filter(is_tied.__contains__, every), k - start))
         else:
             query = "SELECT id, slot FROM rows WHERE slot IN (?)"
-            ids = sorted(self._select_many(query, tied.tolist()))
-            best = [slot for _, slot in ids[: k - start]]
+            ids = self._select_many(query, tied.tolist())
+            self._texts((row_id,) for row_id, _ in ids)
+            best = [slot for _, slot in sorted(ids)[: k - start]]
         slots = np.concatenate([slots[:start], np.array(best, np.int64)])
         return nearest._replace(rows=slots, distances=distances[:k].copy())
 
@@ -378,15 +378,17 @@ class EmbeddedSnapshot:
 
     def _numbers_of(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers of rows by slots, which exist unless the database is broken."""
-        numbers = slots if self._slots is None else np.searchsorted(self._slots, slots)
-        exist = (slots >= 0) & (numbers < self._facts.rows)
-        if not exist.all() or not np.array_equal(self._slots_of(numbers), slots):
-            raise unreadable(self._database, ValueError("its full text is of other rows"))
-        return numbers
+        otherwise = "its full text is of other rows"
+        if len(slots) and int(slots.min()) < 0:
+            raise unreadable(self._database, otherwise)
+        return self._reader.numbers_of(slots, otherwise=otherwise)
 
     def _slots_by_id(self, ids: Sequence[str]) -> dict[str, int]:
         query = "SELECT id, slot FROM rows WHERE id IN (?)"
-        return dict(self._select_many(query, list(dict.fromkeys(ids))))
+        slots = dict(self._select_many(query, list(dict.fromkeys(ids))))
+        if slots and not 0 <= min(slots.values()) <= max(slots.values()) < self._facts.slots:
+            raise self._damaged_index()
+        return slots
 
     def _existing_slots(self, ids: Sequence[str]) -> list[int]:
         """Return the slots of rows, in this order.
