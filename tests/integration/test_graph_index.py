@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -534,6 +535,30 @@ def test_a_build_that_is_interrupted_leaves_the_old_graph(
         store.build_graph(Metric.COSINE, interrupt)
     assert files(folder) == before
     assert recall(store, Metric.COSINE) > 0.98
+
+
+def test_a_signal_while_usearch_works_is_an_interrupt(folder: Path) -> None:
+    vectors = rows(50_000, 3, "new").embeddings
+    index = graph.new_index(Metric.COSINE, DIM, writable=True)
+    index.add(np.arange(1_000), vectors[:1_000])
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def interrupted(work: Callable[[], object]) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with graph.raising_interrupts():
+            work()
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(lambda: index.search(vectors, 100, threads=1))
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(lambda: index.add(np.arange(1_000, 51_000), vectors, threads=1))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 _READONLY = """

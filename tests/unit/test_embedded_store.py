@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -875,6 +876,27 @@ class TestChecksums:
         with pytest.raises(ArtifactError, match=f"row '{stored.ids[3]}' has changed"):
             store.get([stored.ids[3]])
         assert len(store.get([stored.ids[4]])) == 1
+
+    @pytest.mark.parametrize("count", [9, 4_200])
+    @pytest.mark.parametrize("damage", [b"\xff\xff\xbf\xff", b"\x00\x00\x80\x7f"])
+    def test_a_row_that_is_not_finite_any_more_is_not_left_out_of_a_search(
+        self, store: EmbeddedStore, folder: Path, count: int, damage: bytes
+    ) -> None:
+        stored = rows(matrix(count))
+        store.upsert(stored)
+        with (folder / "vectors-1.f32").open("r+b") as file:
+            file.seek(3 * DIM * 4)
+            file.write(damage)  # a signaling NaN, and infinity
+        queries = stored.embeddings[3:4]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for metric in Metric:
+                for k in (1, count - 1, count):
+                    for chosen in (queries, stored.embeddings[1:9]):
+                        with pytest.raises(ArtifactError, match=r"not finite.*lookalike doctor"):
+                            EmbeddedStore.open(folder).search(chosen, k, metric)
+        with pytest.raises(ArtifactError, match=r"slot 3 is not finite.*--deep$"):
+            store.snapshot().row_index().search_with_ties(queries, 2, Metric.L2)
 
     def test_an_index_of_ids_that_leads_to_other_rows_is_noticed(
         self, store: EmbeddedStore, folder: Path

@@ -45,10 +45,8 @@ def command(
 
     What label propagate wrote is kept for 30 days, and comes back if an image of
     the same content is indexed again. Uploaded images are deleted with their
-    metadata. Removed rows are gone from disk about a week later, at the first
-    index or 64th upload after that, or at once with --purge, which alone does
-    that for all rows removed before; programs that are reading the gallery may
-    then have to be started again.
+    metadata. What is left of removed rows on disk goes when it is over 30 %, or
+    at once with --purge, which alone does that for all rows removed before.
 
       lookalike remove photos.gallery --source holidays
       lookalike remove photos.gallery --id photos:a.jpg --id 'photos:thumbs/*'

@@ -151,10 +151,8 @@ def _check_rows(folder: Path, *, deep: bool, fix: bool) -> Iterator[Check]:
         yield _broken("rows", outdated_error(folder))
         return
     try:
-        if is_outdated(folder):
-            raise outdated_error(folder)
         report = examine(folder / STORE, deep=deep or fix)
-        if fix and report.problems:
+        if fix and report.problems and report.is_readable:
             with sole_writer(folder / LOCK, what=f"the gallery {folder}"):
                 done = repair_store(folder / STORE)
             yield Check("repair", True, _describe_repair(done))

@@ -103,6 +103,8 @@ class ExactIndex:
         codes: of whole blocks of rows, from the first one on. If None, they are computed when
             searches have shown that they are worth it.
         dead: numbers of rows that never match, in ascending order.
+        damaged: returns the error for a row, by its number, that is not finite, as in files that
+            were damaged. If None, such rows are the farthest.
     """
 
     def __init__(
@@ -111,10 +113,11 @@ class ExactIndex:
         codes: QuantizedBlocks | None = None,
         *,
         dead: NDArray[np.int64] | None = None,
+        damaged: Callable[[int], Exception] | None = None,
     ) -> None:
         vectors = np.ascontiguousarray(vectors, np.float32)
         self._vectors = vectors.view(np.ndarray)  # a memmap is slower
-        self._scan = _Scan(self._vectors, codes)
+        self._scan = _Scan(self._vectors, codes, damaged)
         self._can_quantize = codes is None and len(vectors) >= _MIN_QUANTIZED
         self._quantizing = threading.Lock()
         self._single_queries = self._batch_queries = 0
@@ -257,7 +260,8 @@ class ExactIndex:
         if self._quantizing.acquire(blocking=False):
             try:
                 if self._can_quantize:
-                    self._scan = _Scan(self._vectors, _quantized(self._vectors))
+                    codes = _quantized(self._vectors)
+                    self._scan = _Scan(self._vectors, codes, self._scan.damaged)
                     self._can_quantize = False
             finally:
                 self._quantizing.release()
@@ -371,8 +375,10 @@ class _Scan:
         self,
         vectors: Embeddings,
         codes: QuantizedBlocks | None = None,
+        damaged: Callable[[int], Exception] | None = None,
     ) -> None:
         self.vectors = vectors
+        self.damaged = damaged
         self.threads = settings().threads
         self.codes: QuantizedBlocks | None = None
         self.coded = 0
@@ -398,7 +404,9 @@ class _Scan:
             for start in range(0, len(rows), step):
                 check_cancelled()
                 part = rows[start : start + step]
-                squares[start : start + step] = np.einsum("ij,ij->i", part, part, dtype=np.float64)
+                with np.errstate(invalid="ignore"):  # of damaged rows
+                    norms = np.einsum("ij,ij->i", part, part, dtype=np.float64)
+                squares[start : start + step] = norms
             lengths = np.sqrt(squares)
             is_extreme = ~((lengths > _SMALLEST) & (lengths < _LARGEST) | (lengths == 0))
             extreme = self.coded + np.flatnonzero(is_extreme)
@@ -501,7 +509,7 @@ class _Scan:
                 lengths = self._lengths(np.arange(start, part.stop))
             excluded = None if scope.excluded is None else scope.excluded[part]
             scored = _scored(queries, metric, self.vectors[part], lengths, excluded)
-            yield scored._replace(start=start)
+            yield self._checked(scored._replace(start=start))
 
     def gathered_scores(
         self, queries: _Queries, metric: Metric, rows: NDArray[np.int64]
@@ -513,9 +521,23 @@ class _Scan:
             excluded[rows - first] = False
             lengths = self._lengths(np.arange(first, last + 1))
             vectors = self.vectors[first : last + 1]
-            return _scored(queries, metric, vectors, lengths, excluded)._replace(start=first)
-        vectors = np.take(self.vectors, rows, axis=0)
-        return _scored(queries, metric, vectors, self._lengths(rows), None)._replace(rows=rows)
+            scored = _scored(queries, metric, vectors, lengths, excluded)._replace(start=first)
+        else:
+            vectors = np.take(self.vectors, rows, axis=0)
+            scored = _scored(queries, metric, vectors, self._lengths(rows), None)
+            scored = scored._replace(rows=rows)
+        return self._checked(scored)
+
+    def _checked(self, scored: ScoredRows) -> ScoredRows:
+        """Return scores of rows in range if they are numbers, as they are unless a row changed."""
+        if self.damaged is not None:
+            wrong = np.isnan(scored.scores[0]).any(axis=0)
+            if wrong.any():
+                place = int(np.argmax(wrong))
+                raise self.damaged(
+                    scored.start + place if scored.rows is None else int(scored.rows[place])
+                )
+        return scored
 
     def _step(self) -> int:
         dim: int = self.vectors.shape[1]
@@ -727,9 +749,14 @@ class _Search:
         for start in range(0, len(rows), step):
             check_cancelled()
             part = rows[start : start + step]
-            vectors = np.take(self.scan.vectors, part, axis=0).astype(np.float64)
             target = targets if places is None else targets[places[start : start + step]]
-            result[start : start + step] = _distances(vectors, target, self._metric)
+            with np.errstate(invalid="ignore"):  # of damaged rows
+                vectors = np.take(self.scan.vectors, part, axis=0).astype(np.float64)
+                result[start : start + step] = _distances(vectors, target, self._metric)
+        if self.scan.damaged is not None:
+            finite = np.isfinite(result)
+            if not finite.all():
+                raise self.scan.damaged(int(rows[np.argmin(finite)]))
         return result
 
 
@@ -775,5 +802,5 @@ def _distances(
     products = np.einsum("...j,...j->...", vectors, target)
     squares = np.einsum("ij,ij->i", vectors, vectors) * (target * target).sum(axis=-1)
     norms = np.sqrt(squares)
-    similarity = np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
+    similarity = np.divide(products, norms, out=np.zeros_like(norms), where=norms != 0)
     return np.asarray(1 - similarity)

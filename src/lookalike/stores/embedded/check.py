@@ -254,7 +254,9 @@ class _Examination:
         if damaged:
             named = ", ".join(map(repr, sorted(self._damaged)[:_LISTED]))
             more = f" and {damaged - _LISTED:,} more" if damaged > _LISTED else ""
-            yield f"checksums of {damaged:,} rows are wrong: {named}{more}"
+            plural = f"checksums of {damaged:,} rows are wrong"
+            what = "the checksum of 1 row is wrong" if damaged == 1 else plural
+            yield f"{what}: {named}{more}"
 
     def _blocks(self, vectors: Embeddings, codes: QuantizedBlocks) -> Iterator[str]:
         """Compare whole blocks of vectors and codes with what is recorded about them."""

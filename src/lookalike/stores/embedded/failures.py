@@ -98,5 +98,5 @@ def unreadable(path: Path, error: object) -> ArtifactError:
     """Return the error that the rows cannot be read, with the reason and the next command."""
     return ArtifactError(
         f"{path}: the rows of the gallery are missing or broken ({error}); to see what can be "
-        f"done: lookalike doctor {shlex.quote(str(path.parent.parent))}"
+        f"done: lookalike doctor {shlex.quote(str(path.parent.parent))} --deep"
     )

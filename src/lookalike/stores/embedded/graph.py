@@ -11,10 +11,12 @@ is verified before its first use in a process; in doubt it is not used, and sear
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import shlex
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -41,6 +43,8 @@ UPDATE_SHARE = 0.1
 _SMALL_FILE = 16 << 20
 """Bytes of a file whose checksum is computed at once; that of a larger one, in a thread."""
 
+_INTERRUPTED = "Operation has been terminated"
+"""usearch's message when a handler of a signal raised an error."""
 
 COMPACTED = "the rows were compacted since it was built"
 
@@ -113,9 +117,23 @@ class GraphIndex:
 
     def search(self, query: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         """Return the slots of about the ``count`` nearest rows to a query ``(dim,)``, unsorted."""
-        with self._lock:
+        with self._lock, raising_interrupts():
             matches = self._index.search(query, count, threads=1)
         return np.asarray(matches.keys).astype(np.int64)
+
+
+@contextlib.contextmanager
+def raising_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt for the error that usearch makes of it.
+
+    It lets Python handle signals while it works, and replaces what a handler raises.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) == _INTERRUPTED:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def new_index(metric: Metric, dim: int, *, writable: bool) -> Any:

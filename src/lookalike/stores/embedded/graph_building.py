@@ -33,6 +33,7 @@ from lookalike.stores.embedded.graph import (
     library_version,
     new_index,
     prepared,
+    raising_interrupts,
 )
 from lookalike.stores.embedded.graph_records import (
     LOCK,
@@ -214,7 +215,8 @@ class _Builder:
                 "too large for an approximate index; search stays exact"
             )
         if fits.any():
-            self._index.add(slots[fits].astype(np.uint64), vectors[fits], threads=1)
+            with raising_interrupts():
+                self._index.add(slots[fits].astype(np.uint64), vectors[fits], threads=1)
 
     def _record(self, slots: int) -> GraphRecord | None:
         """Write the graph as that of the first slots, and record it; None after a compaction."""
