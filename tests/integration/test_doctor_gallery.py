@@ -156,7 +156,7 @@ def test_a_row_with_a_wrong_checksum_is_removed_and_indexed_again(path: Path) ->
 
 def test_a_single_row_with_a_wrong_checksum(path: Path) -> None:
     with contextlib.closing(database(path)) as connection:
-        connection.execute("UPDATE rows SET uri = uri || 'x' WHERE id = 'photos:03.png'")
+        connection.execute("UPDATE rows SET signature = 'x' WHERE id = 'photos:03.png'")
     [detail] = broken(path, deep=True).values()
     assert detail.startswith("the checksum of 1 row is wrong: 'photos:03.png'. To repair it:")
 

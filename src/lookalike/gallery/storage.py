@@ -284,8 +284,8 @@ def outdated_error(folder: Path) -> FormatVersionError:
     """Return the error that the rows of a folder are in Lance tables, of formats 1 to 4."""
     old, new = (shlex.quote(str(path)) for path in (folder, _migrated_path(folder)))
     return FormatVersionError(
-        f"{folder}: was written by an earlier lookalike, with its rows in a Lance table. Migrate "
-        f"it: pip install 'lookalike[lance]' && lookalike copy {old} {new}"
+        f"{folder}: was written by an earlier lookalike. Migrate it: "
+        f"pip install 'lookalike[lance]' && lookalike copy {old} {new}"
     )
 
 

@@ -103,8 +103,8 @@ class ExactIndex:
         codes: of whole blocks of rows, from the first one on. If None, they are computed when
             searches have shown that they are worth it.
         dead: numbers of rows that never match, in ascending order.
-        damaged: returns the error for a row, by its number, that is not finite, as in files that
-            were damaged. If None, such rows are the farthest.
+        damaged: returns the error for rows that are not finite, as in files that were damaged. If
+            None, such rows are the farthest.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ExactIndex:
         codes: QuantizedBlocks | None = None,
         *,
         dead: NDArray[np.int64] | None = None,
-        damaged: Callable[[int], Exception] | None = None,
+        damaged: Callable[[], Exception] | None = None,
     ) -> None:
         vectors = np.ascontiguousarray(vectors, np.float32)
         self._vectors = vectors.view(np.ndarray)  # a memmap is slower
@@ -375,7 +375,7 @@ class _Scan:
         self,
         vectors: Embeddings,
         codes: QuantizedBlocks | None = None,
-        damaged: Callable[[int], Exception] | None = None,
+        damaged: Callable[[], Exception] | None = None,
     ) -> None:
         self.vectors = vectors
         self.damaged = damaged
@@ -530,13 +530,8 @@ class _Scan:
 
     def _checked(self, scored: ScoredRows) -> ScoredRows:
         """Return scores of rows in range if they are numbers, as they are unless a row changed."""
-        if self.damaged is not None:
-            wrong = np.isnan(scored.scores[0]).any(axis=0)
-            if wrong.any():
-                place = int(np.argmax(wrong))
-                raise self.damaged(
-                    scored.start + place if scored.rows is None else int(scored.rows[place])
-                )
+        if self.damaged is not None and np.isnan(scored.scores).any():
+            raise self.damaged()
         return scored
 
     def _step(self) -> int:
@@ -753,10 +748,8 @@ class _Search:
             with np.errstate(invalid="ignore"):  # of damaged rows
                 vectors = np.take(self.scan.vectors, part, axis=0).astype(np.float64)
                 result[start : start + step] = _distances(vectors, target, self._metric)
-        if self.scan.damaged is not None:
-            finite = np.isfinite(result)
-            if not finite.all():
-                raise self.scan.damaged(int(rows[np.argmin(finite)]))
+        if self.scan.damaged is not None and not np.isfinite(result).all():
+            raise self.scan.damaged()
         return result
 
 

@@ -454,8 +454,8 @@ class EmbeddedSnapshot:
         return self._reader.run(work)
 
 
-def _not_finite(database: Path, slot: int) -> ArtifactError:
-    return unreadable(database, f"the embedding in slot {slot:,} is not finite")
+def _not_finite(database: Path) -> ArtifactError:
+    return unreadable(database, "an embedding has values that are not finite")
 
 
 def _first_and_last_id(connection: sqlite3.Connection) -> tuple[str, str] | None:
