@@ -25,6 +25,7 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.storage import LOCK
 from lookalike.gallery.uploads import put
 from lookalike.sources import open_source
+from lookalike.types import Progress
 from tests.integration.test_cli import lookalike
 
 FIRST = 12
@@ -159,6 +160,18 @@ def test_a_single_row_with_a_wrong_checksum(path: Path) -> None:
         connection.execute("UPDATE rows SET signature = 'x' WHERE id = 'photos:03.png'")
     [detail] = broken(path, deep=True).values()
     assert detail.startswith("the checksum of 1 row is wrong: 'photos:03.png'. To repair it:")
+
+
+def test_progress_of_a_deep_check_and_a_repair(path: Path) -> None:
+    with contextlib.closing(database(path)) as connection:
+        connection.execute("UPDATE rows SET signature = 'x' WHERE id = 'photos:03.png'")
+    steps: list[Progress] = []
+    assert len(list(check_gallery(str(path), deep=True, progress=steps.append))) > 2
+    assert [(step.task, step.total, step.unit) for step in steps] == [("check", FIRST + 2, "rows")]
+    steps.clear()
+    assert len(list(check_gallery(str(path), repair=True, progress=steps.append))) > 2
+    assert [step.task for step in steps] == ["check", "repair", "check"]
+    assert steps[1].done == FIRST + 1
 
 
 def test_a_gallery_that_is_open_goes_on_after_a_repair(path: Path) -> None:

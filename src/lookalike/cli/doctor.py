@@ -74,7 +74,9 @@ def command(
 def _checks(gallery: str | None, deep: bool, repair: bool) -> Iterator[Check]:
     from lookalike.diagnostics import check_gallery, run_checks
 
-    return run_checks() if gallery is None else check_gallery(gallery, deep=deep, repair=repair)
+    if gallery is None:
+        return run_checks()
+    return check_gallery(gallery, deep=deep, repair=repair, progress=True)
 
 
 def _print(check: Check) -> None:

@@ -62,7 +62,8 @@ def command(
     rows = len(opened)
     if purge and not (id or source or where):
         if not dry_run:
-            opened.purge()
+            with console.progress():
+                opened.purge()
         _report_purge(gallery, rows, dry_run=dry_run, as_json=as_json)
         return
     chosen = opened.select(id or (), source=source, where=where)
@@ -74,10 +75,13 @@ def command(
         )
     if dry_run:
         count = len(chosen)
-    elif source is not None:
-        count = opened.remove_rows(source=source, purge=purge)
     else:
-        count = opened.remove_rows(chosen, purge=purge)
+        with console.progress():
+            count = (
+                opened.remove_rows(chosen, purge=purge)
+                if source is None
+                else opened.remove_rows(source=source, purge=purge)
+            )
     left = rows - count if dry_run else len(opened)
     if as_json:
         console.print_json({"removed": count, "ids": chosen, "rows": left, "dry_run": dry_run})
@@ -88,7 +92,7 @@ def command(
         console.note(f"removed: {printable(row_id)}")
     if len(chosen) > _LISTED:
         console.note(f"... and {len(chosen) - _LISTED:,} more; --json lists them all")
-    if source is None and count and not dry_run:
+    if source is None and count and opened.sources and not dry_run:
         console.note("the next index of their source adds them again; leave them out: --exclude")
 
 

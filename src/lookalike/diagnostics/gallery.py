@@ -36,6 +36,7 @@ from lookalike.gallery.storage import (
 )
 from lookalike.images.decode import content_hash
 from lookalike.labels.session import FILE as SESSION_FILE
+from lookalike.progress import ProgressOption, reporting
 from lookalike.stores.embedded.check import StoreReport, examine
 from lookalike.stores.embedded.repair import RepairReport
 from lookalike.stores.embedded.repair import repair as repair_store
@@ -50,13 +51,16 @@ _DERIVED: Sequence[DerivedFile[Any]] = (MAP_FILE, EVALUATION_FILE, SESSION_FILE)
 _OWN = {MANIFEST, ARCHIVE_FILE, *PARTS, *(file.name for file in _DERIVED)}
 
 
-def check_gallery(path: str, *, deep: bool = False, repair: bool = False) -> Iterator[Check]:
+def check_gallery(
+    path: str, *, deep: bool = False, repair: bool = False, progress: ProgressOption = False
+) -> Iterator[Check]:
     """Yield the checks of a gallery: its manifest, encoder, rows, uploads and further files.
 
     Args:
         path: its folder, or the address of its rows.
         deep: read every byte and compare all checksums; by default, structure and sizes.
         repair: if the rows are damaged, first write those anew that are not; implies ``deep``.
+        progress: of reading the rows; see :mod:`lookalike.progress`.
 
     Raises:
         SettingError: ``repair`` is set, and the rows are not in the folder.
@@ -85,7 +89,7 @@ def check_gallery(path: str, *, deep: bool = False, repair: bool = False) -> Ite
         yield from _check_documents(folder)
     yield _check_encoder(folder)
     of_rows = []
-    for check in _check_rows(folder, deep=deep, fix=repair):
+    for check in _check_rows(folder, deep=deep, fix=repair, progress=progress):
         of_rows.append(check)
         yield check
     if all(check.ok for check in of_rows):
@@ -145,18 +149,25 @@ def _check_encoder(folder: Path) -> Check:
     return _tried("encoder", check, "loaded, fingerprint computed")
 
 
-def _check_rows(folder: Path, *, deep: bool, fix: bool) -> Iterator[Check]:
+def _check_rows(
+    folder: Path, *, deep: bool, fix: bool, progress: ProgressOption
+) -> Iterator[Check]:
     """Yield the checks of the rows; with ``fix``, repair them first if they are damaged."""
     if is_outdated(folder):
         yield _broken("rows", outdated_error(folder))
         return
     try:
-        report = examine(folder / STORE, deep=deep or fix)
+        with reporting(progress, lines=True):
+            report = examine(folder / STORE, deep=deep or fix)
         if fix and report.problems and report.is_readable:
-            with sole_writer(folder / LOCK, what=f"the gallery {folder}"):
+            with (
+                sole_writer(folder / LOCK, what=f"the gallery {folder}"),
+                reporting(progress, lines=True),
+            ):
                 done = repair_store(folder / STORE)
             yield Check("repair", True, _describe_repair(done))
-            report = examine(folder / STORE, deep=True)
+            with reporting(progress, lines=True):
+                report = examine(folder / STORE, deep=True)
     except LookalikeError as error:
         if isinstance(error, BusyError):
             raise

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import ArtifactError, LookalikeError
 from lookalike.metadata import parse_metadata
+from lookalike.progress import current_progress
 from lookalike.stores import full_text
 from lookalike.stores.embedded import columns
 from lookalike.stores.embedded.database import FILE, StoreFacts, check_file, open_database
@@ -31,7 +32,7 @@ from lookalike.stores.embedded.packing import (
 )
 from lookalike.stores.embedded.vector_files import VectorFiles
 from lookalike.stores.quantized import BLOCK, QuantizedBlocks
-from lookalike.types import Embeddings
+from lookalike.types import Embeddings, Progress
 
 _ROWS = 4_096
 """Rows that are read at a time."""
@@ -247,7 +248,11 @@ class _Examination:
 
     def _rows(self, vectors: Embeddings) -> Iterator[str]:
         damaged = 0
-        for row in read_rows(self._connection, vectors, self._facts.slots):
+        on_progress = current_progress()
+        rows = read_rows(self._connection, vectors, self._facts.slots)
+        for place, row in enumerate(rows):
+            if place % _ROWS == 0:
+                on_progress(Progress("check", place, self._facts.rows, "rows"))
             if not row.is_sound:
                 damaged += 1
                 self._damaged.append(row.id)

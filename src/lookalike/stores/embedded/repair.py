@@ -14,6 +14,7 @@ import numpy as np
 
 from lookalike.artifacts import flush, storage_error
 from lookalike.errors import MissingDependencyError
+from lookalike.progress import current_progress
 from lookalike.stores.base import Rows
 from lookalike.stores.embedded.check import ReadRow, available_vectors, read_rows
 from lookalike.stores.embedded.database import FILE, StoreFacts, open_database
@@ -21,7 +22,7 @@ from lookalike.stores.embedded.failures import unreadable
 from lookalike.stores.embedded.graph_records import GraphRecord
 from lookalike.stores.embedded.store import EmbeddedStore
 from lookalike.stores.embedded.vector_files import VectorFiles
-from lookalike.types import Embeddings, Metric
+from lookalike.types import Embeddings, Metric, Progress
 
 _BATCH = 4_096
 
@@ -81,11 +82,13 @@ def _write_anew(folder: Path, partial: Path) -> RepairReport:
             raise unreadable(folder / FILE, error) from error
         store = EmbeddedStore.create(partial, facts.dim, origin=facts)
         vectors = available_vectors(VectorFiles(folder, facts.generation, facts.dim), facts)
+        on_progress = current_progress()
         removed: list[str] = []
         seen: set[str] = set()
         for batch in _batches(read_rows(connection, vectors, facts.slots)):
             sound = [row for row in batch if row.is_sound and row.id not in seen]
             seen.update(row.id for row in sound)
+            on_progress(Progress("repair", len(seen), facts.rows, "rows"))
             removed += [row.id for row in batch if not row.is_sound]
             store.upsert(_rows(sound, vectors))
     return RepairReport(
