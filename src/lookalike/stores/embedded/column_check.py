@@ -56,7 +56,18 @@ class ColumnCheck:
         ]
         if deep and self._unseen:
             wrong.append(f"columns of the metadata: {len(self._unseen):,} blocks are of no rows")
+        if not self._is_state_sound():
+            wrong.append("the state of the columns of the metadata is damaged")
         return [*self._damage, *wrong][:_REPORTED]
+
+    def _is_state_sound(self) -> bool:
+        """Return whether the next column would get a number that none has."""
+        query = "SELECT mark, next_number FROM column_state"
+        states = self._connection.execute(query).fetchall()
+        if not all(isinstance(value, int) for state in states for value in state):
+            return False
+        highest = max(self._numbers.values(), default=0)
+        return (len(states) == 1 and states[0][1] > highest) or not (states or self._numbers)
 
     def _compare(self, block: int, rows: Iterable[StoredRow]) -> None:
         """Compare the codes of a block with its rows."""

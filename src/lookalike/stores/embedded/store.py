@@ -177,7 +177,7 @@ class EmbeddedStore(SnapshotStore):
         checked = checked_rows(rows, embeddings)
         with self._writing() as (connection, facts):
             files = VectorFiles(self._folder, facts.generation, facts.dim)
-            removed = stored_rows(connection, "id", rows.ids)
+            removed = _existing(connection, facts, rows.ids)
             slots = np.full(len(rows), -1, np.int64)
             if removed:
                 old = {row.id: row.slot for row in removed}
@@ -211,7 +211,7 @@ class EmbeddedStore(SnapshotStore):
     def delete(self, ids: Sequence[str]) -> int:
         """Delete rows by id and return how many existed."""
         with self._writing() as (connection, facts):
-            removed = stored_rows(connection, "id", list(dict.fromkeys(ids)))
+            removed = _existing(connection, facts, list(dict.fromkeys(ids)))
             if removed:
                 slots = [row.slot for row in removed]
                 connection.executemany(DELETE, ((slot,) for slot in slots))
@@ -373,6 +373,20 @@ def _appending(
     """
     with ThreadPoolExecutor(1, thread_name_prefix="lookalike-append") as pool:
         yield pool.submit(copy_context().run, append).result
+
+
+def _existing(
+    connection: sqlite3.Connection, facts: StoreFacts, ids: Sequence[str]
+) -> list[StoredRow]:
+    """Return the rows that exist, of those with some ids, in any order.
+
+    Raises:
+        sqlite3.Error: they cannot be read, or are in slots that there are not.
+    """
+    rows = stored_rows(connection, "id", ids)
+    if not all(0 <= row.slot < facts.slots for row in rows):
+        raise sqlite3.DatabaseError("the index of ids is damaged")
+    return rows
 
 
 def _kept(
