@@ -54,6 +54,7 @@ from lookalike.explore import load_map
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ids import UPLOADS
 from lookalike.images.decode import content_hash
+from lookalike.stores.embedded.check import examine
 
 ROUNDS = 1_000
 READS = 10_000
@@ -533,11 +534,14 @@ class KillRounds:
             gallery = Gallery.open(self.gallery)
             records = list(gallery.store.records())
             hits = gallery.search(id="photos:stable-00.png", k=3)
+            problems = [*examine(self.gallery / "store", deep=True).problems]
         except Exception as error:  # noqa: BLE001 - whatever it is, the gallery is broken
             self._broken(f"after {kind}: {type(error).__name__}: {error}")
             return
         if len(hits) != 3:
-            self._broken(f"after {kind}: a search found {len(hits)} of 3 rows")
+            problems.append(f"a search found {len(hits)} of 3 rows")
+        for problem in problems:
+            self._broken(f"after {kind}: {problem}")
         counts = Counter(record.id for record in records)
         prefix = f"round {self._round}, {kind}: "
         self.report.doubled += [f"{prefix}{row_id}" for row_id, n in counts.items() if n > 1]

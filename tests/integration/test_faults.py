@@ -1,14 +1,17 @@
-"""A few rounds of ``benchmarks/faults.py``, which runs a thousand by hand."""
+"""A few rounds of ``faults.py`` and ``store_faults.py`` in ``benchmarks``, which run by hand."""
 
 from __future__ import annotations
 
+import math
+import shutil
 from pathlib import Path
 
 import pytest
-from benchmarks import faults
+from benchmarks import faults, store_faults
 from benchmarks.faults import CASES
 
 from lookalike.gallery.gallery import Gallery
+from tests.conftest import Require
 
 pytestmark = pytest.mark.slow
 
@@ -64,3 +67,40 @@ def test_every_odd_file_is_accounted_for(tmp_path: Path) -> None:
     assert report.problems == []
     assert report.files == report.added + report.failed + report.skipped
     assert min(report.added, report.failed, report.skipped) > 0
+
+
+def test_a_store_killed_at_random_moments_is_that_of_a_commit(tmp_path: Path) -> None:
+    rounds = store_faults.KillRounds(tmp_path / "x.gallery" / "store", seed=1)
+    report = rounds.run(8, math.inf, quiet)
+    assert report.faults == []
+    assert report.counts["rounds"] == 8
+    assert report.counts["acknowledged writes"] > 0
+
+
+def test_a_store_that_lost_a_commit_would_be_found(tmp_path: Path) -> None:
+    rounds = store_faults.KillRounds(tmp_path / "x.gallery" / "store", seed=1)
+    rounds.model = {"s:1-1": store_faults.Item(1, 1, 1)}
+    rounds.run(1, math.inf, quiet)
+    assert any("the rows are others" in fault for fault in rounds.report.faults)
+
+
+@pytest.mark.parametrize("kind", ["insert", "delete"])
+def test_each_system_call_may_fail(tmp_path: Path, require: Require, kind: str) -> None:
+    require(shutil.which("cc"), "calls are intercepted by a library in C")
+    report = store_faults.run_calls(tmp_path, [kind], every=20)
+    assert report.faults == []
+    assert report.counts["refused"] > 0
+    assert report.counts["killed"] > 0
+
+
+def test_the_power_may_be_cut_anywhere(tmp_path: Path, require: Require) -> None:
+    require(shutil.which("cc"), "calls are recorded by a library in C")
+    report = store_faults.run_cuts(tmp_path, ["replace"], every=20)
+    assert report.faults == []
+    assert report.counts["states"] > 10
+
+
+def test_one_bit_is_noticed_or_has_no_effect(tmp_path: Path) -> None:
+    report = store_faults.BitFlips(tmp_path, seed=1).run(2, math.inf, quiet)
+    assert report.faults == []
+    assert report.counts["noticed by the check"] > 5
