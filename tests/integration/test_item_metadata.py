@@ -14,9 +14,11 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from lookalike.artifacts import sole_writer
+from lookalike.cli.remove import interruptible
 from lookalike.diagnostics import check_gallery
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.registry import open_encoder
@@ -351,6 +353,14 @@ def test_uploads_follow_no_link(tmp_path: Path) -> None:
         uploads.put(gallery, "a", b"image", embedding, {}, gallery.fingerprint)
     assert list(elsewhere.iterdir()) == []
     assert len(gallery) == 0
+
+
+def test_an_interrupted_purge_says_how_to_finish_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as raised, interruptible("my g.gallery", purge=True):
+        raise KeyboardInterrupt
+    assert raised.value.exit_code == 130
+    expected = "interrupted; to finish: lookalike remove 'my g.gallery' --purge\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_the_command_purges_what_was_removed_before(

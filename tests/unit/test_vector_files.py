@@ -111,7 +111,7 @@ def test_short_and_missing_files_are_refused(
     path = files.paths[place]
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
-    with pytest.raises(ArtifactError, match=rf"{path.name}: .*lookalike doctor"):
+    with pytest.raises(ArtifactError, match=rf"{path.name}: .*is shorter than .*lookalike doctor"):
         files.map(2 * BLOCK, connection)
     path.unlink()
     with pytest.raises(ArtifactError, match=rf"{path.name}: .*lookalike doctor"):

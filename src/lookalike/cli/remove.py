@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -62,7 +65,7 @@ def command(
     rows = len(opened)
     if purge and not (id or source or where):
         if not dry_run:
-            with console.progress():
+            with interruptible(gallery, purge=True), console.progress():
                 opened.purge()
         _report_purge(gallery, rows, dry_run=dry_run, as_json=as_json)
         return
@@ -76,7 +79,7 @@ def command(
     if dry_run:
         count = len(chosen)
     else:
-        with console.progress():
+        with interruptible(gallery, purge=purge), console.progress():
             count = (
                 opened.remove_rows(chosen, purge=purge)
                 if source is None
@@ -94,6 +97,17 @@ def command(
         console.note(f"... and {len(chosen) - _LISTED:,} more; --json lists them all")
     if source is None and count and opened.sources and not dry_run:
         console.note("the next index of their source adds them again; leave them out: --exclude")
+
+
+@contextlib.contextmanager
+def interruptible(gallery: str, *, purge: bool) -> Iterator[None]:
+    """End the command in one line after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        rest = f"; to finish: lookalike remove {shlex.quote(gallery)} --purge" if purge else ""
+        console.note(f"interrupted{rest}")
+        raise typer.Exit(130) from None
 
 
 def _report_purge(gallery: str, rows: int, *, dry_run: bool, as_json: bool) -> None:

@@ -71,7 +71,8 @@ def compact(
     clear_dead(connection)
     remove_unused(connection)
     rebuild_derived(connection)
-    on_progress(Progress("compact", facts.rows, facts.rows, "rows"))
+    if facts.rows:
+        on_progress(Progress("compact", facts.rows, facts.rows, "rows"))
     return compacted.write(connection)
 
 

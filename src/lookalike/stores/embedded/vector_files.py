@@ -214,6 +214,8 @@ def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[An
         if math.prod(shape):
             return np.memmap(path, dtype, "r", shape=shape)
         path.stat()
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from error
+    except OSError as error:
+        raise unreadable(path, error.strerror or error) from error
+    except ValueError as error:  # of mmap
+        raise unreadable(path, "it is shorter than what is recorded") from error
     return np.empty(shape, dtype)
