@@ -124,9 +124,22 @@ def test_a_torn_file_is_named_and_what_is_left_can_be_kept(
 
 def test_a_missing_file_of_vectors_is_named(path: Path) -> None:
     (path / "store" / "vectors-1.f32").unlink()
-    assert "vectors-1.f32" in broken(path)["rows"]
+    assert broken(path)["rows"].startswith("vectors-1.f32: No such file or directory. To repair")
     with pytest.raises(ArtifactError, match=r"vectors-1\.f32: .*lookalike doctor .* --deep$"):
         Gallery.open(path)
+
+
+def test_a_missing_database_is_named(path: Path) -> None:
+    (path / "store" / "rows.db").unlink()
+    assert broken(path)["rows"].startswith("rows.db: No such file or directory. It cannot be")
+
+
+def test_a_database_of_a_newer_version_names_the_upgrade(path: Path) -> None:
+    with contextlib.closing(database(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    for repair in (False, True):
+        detail = checks(path, repair=repair)["rows"].detail
+        assert detail.endswith("upgrade: pip install --upgrade lookalike")
 
 
 def test_a_row_with_a_wrong_checksum_is_removed_and_indexed_again(path: Path) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled
-from lookalike.errors import ArtifactError, LookalikeError
+from lookalike.errors import ArtifactError, FormatVersionError, LookalikeError
+from lookalike.formatting import format_count
 from lookalike.metadata import parse_metadata
 from lookalike.progress import current_progress
 from lookalike.stores import full_text
@@ -87,9 +88,10 @@ def examine(folder: Path, *, deep: bool = False) -> StoreReport:
         check_file(file)
     try:
         connection = open_database(folder / FILE)
+    except FormatVersionError:
+        raise
     except ArtifactError as error:
-        reason = str(error.__cause__ or error)
-        return StoreReport(0, "", (f"{FILE}: {reason}",), is_readable=False)
+        return StoreReport(0, "", (f"{FILE}: {_reason(error)}",), is_readable=False)
     with contextlib.closing(connection):
         try:
             connection.execute("BEGIN")
@@ -195,7 +197,7 @@ class _Examination:
                 problems += step()
             except Exception as error:  # noqa: BLE001 - whatever the damage leads to
                 check_cancelled()  # which may be why SQLite was interrupted
-                problems.append(str(error.__cause__ or error))
+                problems.append(_reason(error))
         return StoreReport(
             rows=self._facts.rows,
             revision=self._facts.revision,
@@ -238,7 +240,7 @@ class _Examination:
         try:
             mapped = self._files.map(self._facts.slots, self._connection)
         except ArtifactError as error:
-            yield str(error.__cause__ or error)
+            yield _reason(error)
             if self._deep:
                 yield from self._rows(available_vectors(self._files, self._facts))
             return
@@ -247,12 +249,12 @@ class _Examination:
             yield from self._blocks(mapped.vectors, mapped.codes)
 
     def _rows(self, vectors: Embeddings) -> Iterator[str]:
-        damaged = 0
+        damaged = count = 0
         on_progress = current_progress()
         rows = read_rows(self._connection, vectors, self._facts.slots)
-        for place, row in enumerate(rows):
-            if place % _ROWS == 0:
-                on_progress(Progress("check", place, self._facts.rows, "rows"))
+        for count, row in enumerate(rows, 1):
+            if count % _ROWS == 0 or count == self._facts.rows:
+                on_progress(Progress("check", count, self._facts.rows, "rows"))
             if not row.is_sound:
                 damaged += 1
                 self._damaged.append(row.id)
@@ -262,6 +264,8 @@ class _Examination:
             plural = f"checksums of {damaged:,} rows are wrong"
             what = "the checksum of 1 row is wrong" if damaged == 1 else plural
             yield f"{what}: {named}{more}"
+        if count < self._facts.rows:
+            yield f"{format_count(self._facts.rows - count, 'row')} cannot be read"
 
     def _blocks(self, vectors: Embeddings, codes: QuantizedBlocks) -> Iterator[str]:
         """Compare whole blocks of vectors and codes with what is recorded about them."""
@@ -304,6 +308,15 @@ class _Examination:
             damage = find_damage(self._folder, record, deep=self._deep)
             if damage is not None:
                 yield f"{record.file}: {damage}"
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong, without the path of the gallery and the next command."""
+    cause = error.__cause__ or error
+    if isinstance(cause, OSError) and cause.strerror:
+        name = Path(str(cause.filename)).name if cause.filename else ""
+        return f"{name}: {cause.strerror}" if name not in ("", FILE) else cause.strerror
+    return str(cause)
 
 
 def available_vectors(files: VectorFiles, facts: StoreFacts) -> Embeddings:
