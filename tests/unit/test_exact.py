@@ -258,3 +258,10 @@ def test_a_search_checks_between_chunks(queries: int, scale: float) -> None:
     finally:
         exact._CHUNK_DIRECT = exact_chunk
     np.testing.assert_array_equal(result.rows, expected.rows)
+
+
+def test_cosine_distances_are_between_0_and_2() -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 1_280)).astype(np.float32)
+    distances = ExactIndex(np.concatenate([rows, -rows])).search(rows, 400, Metric.COSINE).distances
+    assert distances.min() == 0
+    assert distances.max() == 2

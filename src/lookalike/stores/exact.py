@@ -796,4 +796,4 @@ def _distances(
     squares = np.einsum("ij,ij->i", vectors, vectors) * (target * target).sum(axis=-1)
     norms = np.sqrt(squares)
     similarity = np.divide(products, norms, out=np.zeros_like(norms), where=norms != 0)
-    return np.asarray(1 - similarity)
+    return np.asarray(np.clip(1 - similarity, 0, 2))  # rounding may lead out of this range
