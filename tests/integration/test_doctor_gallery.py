@@ -122,6 +122,22 @@ def test_a_torn_file_is_named_and_what_is_left_can_be_kept(
     assert broken(path, deep=True) == {}
 
 
+def test_a_database_of_which_no_row_can_be_read_is_left_as_it_is(path: Path) -> None:
+    database = path / "store" / "rows.db"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        query = "SELECT rootpage FROM sqlite_schema WHERE name = 'rows'"
+        (page,) = connection.execute(query).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    start = (page - 1) * size
+    change(database, lambda data: data[:start] + b"\xff" * size + data[start + size :])
+    before = database.read_bytes()
+    detail = checks(path, repair=True)["rows"].detail
+    assert "none of its 14 rows can be read; nothing was changed. Restore a copy" in detail
+    assert database.read_bytes() == before
+    assert not (path / "store.broken").exists()
+
+
 def test_a_missing_file_of_vectors_is_named(path: Path) -> None:
     (path / "store" / "vectors-1.f32").unlink()
     assert broken(path)["rows"].startswith("vectors-1.f32: No such file or directory. To repair")

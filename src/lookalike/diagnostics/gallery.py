@@ -205,7 +205,8 @@ def _describe_repair(done: RepairReport) -> str:
         detail += "; index the images again"
     for metric in done.graphs:
         detail += f"; the index for {metric} was dropped, lookalike index --ann makes it again"
-    return f"{detail}; the damaged files are in {done.backup.name}, which may be deleted"
+    use = "where alone the labels of removed rows are" if removed else "which may be deleted"
+    return f"{detail}; the damaged files are in {done.backup.name}, {use}"
 
 
 def _compare_fingerprint(gallery: Gallery) -> str:

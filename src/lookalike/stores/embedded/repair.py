@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.artifacts import flush, storage_error
-from lookalike.errors import MissingDependencyError
+from lookalike.errors import ArtifactError, MissingDependencyError
 from lookalike.progress import current_progress
 from lookalike.stores.base import Rows
 from lookalike.stores.embedded.check import ReadRow, available_vectors, read_rows
@@ -56,7 +56,8 @@ def repair(folder: Path) -> RepairReport:
     write meanwhile; those who read go on with the damaged files until they read again.
 
     Raises:
-        ArtifactError: the database cannot be opened.
+        ArtifactError: the database cannot be opened, or none of its rows can be read; nothing was
+            changed.
         StorageError: the files cannot be written; nothing was changed.
     """
     partial = folder.with_name(f".{folder.name}.{os.urandom(8).hex()}")
@@ -91,6 +92,12 @@ def _write_anew(folder: Path, partial: Path) -> RepairReport:
             on_progress(Progress("repair", len(seen), facts.rows, "rows"))
             removed += [row.id for row in batch if not row.is_sound]
             store.upsert(_rows(sound, vectors))
+    if facts.rows and not seen and not removed:
+        raise ArtifactError(
+            f"{folder}: none of its {facts.rows:,} rows can be read; nothing was changed. Restore "
+            "a copy of the gallery, or index the images into a new one: "
+            "lookalike index NEW.gallery FOLDER"
+        )
     return RepairReport(
         rows=len(seen),
         removed=tuple(sorted(set(removed) - seen)),
