@@ -246,7 +246,7 @@ def test_search_combines_examples(folder: Path, tmp_path: Path) -> None:
     examples = ("--like", name, "--like", files[0], "--unlike", files[1])
     [line] = run("search", gallery, *examples, "-k", 50, "--include-self", "--json").splitlines()
     shown = json.loads(line)
-    assert shown["query"] == f"{name} + {files[0]} - {files[1]}"
+    assert shown["query"].startswith(f"{name} + {files[0]} - ")  # long paths are shortened
     opened = la.Gallery.open(gallery)
     expected = opened.search(like=[opened[name], files[0]], unlike=files[1], k=50)
     assert [hit["id"] for hit in shown["hits"]] == expected.ids
@@ -386,7 +386,7 @@ def test_a_full_disk_leaves_the_gallery_as_it_was(work: Path, tmp_path: Path) ->
     arguments = ("index", "d.gallery", "dataset:digits/test")
     done = process(*arguments, cwd=tmp_path, file_limit=20_000)
     assert done.returncode == 2
-    assert "the table cannot be written" in done.stderr
+    assert "the rows cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
     after = json.loads(run("info", "d.gallery", "--json", cwd=tmp_path))
     assert after["rows"] == before["rows"]

@@ -188,4 +188,4 @@ def test_the_store_passes_the_contract(python: Run, installed: Path) -> None:
     tests = installed.parent / "source"
     options = ("-q", "-p", "no:cacheprovider", "--rootdir", str(tests))
     result = python("-m", "pytest", *options, str(tests / "tests"))
-    assert "43 passed" in result.stdout
+    assert "46 passed" in result.stdout

@@ -326,6 +326,8 @@ def test_every_command_of_the_guide_to_galleries_works(home: Path, tmp_path: Pat
             if program == "mv":
                 (tmp_path / arguments[0]).rename(tmp_path / arguments[1])
                 continue
+            if program == "pip":  # what it installs is there
+                continue
             assert program == "lookalike"
             output = run(*arguments, cwd=tmp_path)
             assert output, arguments

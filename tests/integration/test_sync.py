@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -26,11 +25,9 @@ from lookalike.encoders.registry import open_encoder
 from lookalike.errors import BusyError, InputError, SourceError
 from lookalike.gallery import ingest, uploads
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.ingest import ItemResult
 from lookalike.gallery.sync import SyncReport
 from lookalike.images.decode import content_hash
 from lookalike.sources import open_source
-from lookalike.stores.base import VectorStore
 from lookalike.types import Progress
 from tests.integration.test_cli import lookalike, run
 from tests.unit.test_decode import stored_as
@@ -461,44 +458,6 @@ def test_a_killed_sync_resumes_without_loss(tmp_path: Path, photos: Path) -> Non
     np.testing.assert_allclose(
         gallery.store.get(rows).embeddings, whole.store.get(rows).embeddings, atol=1e-6
     )
-
-
-def test_batches_are_flushed_before_they_are_reported(
-    gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Lance does not fsync: every file and folder of the table must be flushed."""
-    monkeypatch.setattr(ingest, "BATCH_IMAGES", 4)
-    monkeypatch.setattr(ingest.ThreadRunner, "chunk_size", 4)
-    for i in range(12, 30):
-        draw(photos / "c" / f"{i}.png", i)
-    flushed: dict[str, float] = {}
-    original = os.fsync
-
-    def fsync(descriptor: int) -> None:
-        original(descriptor)
-        flushed[str(Path(f"/proc/self/fd/{descriptor}").readlink())] = time.time()
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    store = gallery.path / "store"
-    commits = []
-    commit = ingest.commit
-
-    def checked(done: Sequence[ItemResult], target: VectorStore) -> None:
-        commit(done, target)
-        files = [path for path in store.rglob("*") if path.is_file()]
-        assert {str(path) for path in files} <= flushed.keys()
-        for path in files:
-            if path.name != "checksums.sha256":  # which is continued in place
-                assert flushed[str(path.parent)] >= flushed[str(path)]
-            assert flushed[str(path)] >= path.stat().st_mtime - 0.02
-        commits.append(len(done))
-
-    monkeypatch.setattr(ingest, "commit", checked)
-    gallery = Gallery.open(gallery.path)
-    gallery.sync(photos)
-    assert len(commits) >= 4
-    assert str(gallery.path / "gallery.json").rpartition("/")[0] in flushed
-    assert len(gallery) == 30
 
 
 def test_filters_and_distance_limits(gallery: Gallery, photos: Path) -> None:

@@ -26,12 +26,13 @@ from benchmarks.store_faults import (
     write_number,
 )
 
-from lookalike.errors import ArtifactError, InputError, LookalikeError
+from lookalike.errors import ArtifactError, InputError, LookalikeError, StorageError
 from lookalike.filters import as_filter
 from lookalike.gallery.gallery import Gallery
 from lookalike.stores.base import Rows
 from lookalike.stores.embedded import compaction
 from lookalike.stores.embedded.check import examine
+from lookalike.stores.embedded.failures import writing_errors
 from lookalike.stores.embedded.repair import repair
 from lookalike.stores.embedded.store import EmbeddedStore
 from lookalike.testing import rows
@@ -328,3 +329,18 @@ def test_a_gallery_that_lacks_a_part_names_it(tmp_path: Path, name: str) -> None
     with pytest.raises(LookalikeError, match=r"x\.gallery") as caught:
         Gallery.open(tmp_path / "x.gallery").search(pixels)
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_named_where_sqlite_names_another_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+    for free, reason in ((0, "No space left on device"), (1 << 30, "disk I/O error")):
+        usage = type(shutil.disk_usage(tmp_path))(1 << 40, 0, free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+        with (
+            pytest.raises(StorageError, match=rf"cannot be written \({reason}\)"),
+            writing_errors(tmp_path / "store" / "rows.db"),
+        ):
+            raise error

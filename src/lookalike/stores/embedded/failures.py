@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shlex
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,9 @@ _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _ODD_VALUES = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 """What Python raises about values of other types than were written: SQLite stores any in any
 column, so a file that is damaged, or made by others, may have them everywhere."""
+
+_FULL = 1 << 20
+"""Free bytes below which a disk is taken for full."""
 
 _PRIMARY = 0xFF
 """The bits of an error's code that are its kind; the others are details."""
@@ -69,11 +75,19 @@ def writing_errors(path: Path) -> Iterator[None]:
         check_cancelled()
         if is_busy(error):
             raise _busy(path) from error
-        reason = getattr(error, "strerror", None) or error
         raise StorageError(
-            f"{path.parent}: the rows cannot be written ({reason}); those committed before are "
-            "unchanged"
+            f"{path.parent}: the rows cannot be written ({_reason(path, error)}); those committed "
+            "before are unchanged"
         ) from error
+
+
+def _reason(path: Path, error: BaseException) -> object:
+    """Return why something cannot be written: for some files SQLite hides that the disk is full."""
+    if error_kind(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(path.parent).free < _FULL:
+                return os.strerror(errno.ENOSPC)
+    return getattr(error, "strerror", None) or error
 
 
 def is_busy(error: BaseException) -> bool:
