@@ -890,7 +890,10 @@ class BitFlips:
 
         def work(pipe: int) -> None:
             results = answers(folder)
-            problems = list(examine(folder, deep=True).problems)
+            try:
+                problems = list(examine(folder, deep=True).problems)
+            except LookalikeError as error:  # of another format
+                problems = [str(error)]
             refused = [name for name, each in results.items() if isinstance(each, LookalikeError)]
             for message in map(str, [*problems, *(results[name] for name in refused)]):
                 if "\n" in message:
