@@ -532,9 +532,8 @@ class TestWriting:
                 if place == "append":
                     patch.setattr(vector_files, "_sync", _raise(KeyboardInterrupt()))
                 else:
-                    patch.setattr(
-                        EmbeddedStore, "_update_derived", staticmethod(_raise(KeyboardInterrupt()))
-                    )
+                    name = "lookalike.stores.embedded.store.update_derived"
+                    patch.setattr(name, _raise(KeyboardInterrupt()))
                 with pytest.raises(KeyboardInterrupt):
                     store.upsert(rows(matrix(4), "new"))
             assert (contents(store), store.revision) == (before, revision)

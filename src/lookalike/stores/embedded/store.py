@@ -204,7 +204,7 @@ class EmbeddedStore(SnapshotStore):
                 facts = replace(
                     facts, slots=facts.slots + len(new), rows=facts.rows + len(rows) - len(removed)
                 )
-                self._update_derived(connection, facts, removed, added)
+                update_derived(connection, removed, added)
                 files.record(connection, appended())
             facts.write(connection)
 
@@ -217,23 +217,9 @@ class EmbeddedStore(SnapshotStore):
                 connection.executemany(DELETE, ((slot,) for slot in slots))
                 mark_dead(connection, np.array(slots, np.int64))
                 facts = replace(facts, rows=facts.rows - len(removed))
-                self._update_derived(connection, facts, removed, [])
+                update_derived(connection, removed, [])
                 facts.write(connection)
         return len(removed)
-
-    @staticmethod
-    def _update_derived(
-        connection: sqlite3.Connection,
-        facts: StoreFacts,
-        removed: Sequence[StoredRow],
-        added: Sequence[StoredRow],
-    ) -> None:
-        """Update what is derived from rows: first those removed, then those added.
-
-        A row whose metadata change is in both, with the same slot.
-        """
-        del facts
-        update_derived(connection, removed, added)
 
     def optimize(self, metric: Metric, *, purge: bool = False) -> None:
         """Compact the files if many slots are dead; with ``purge``, if any is.
