@@ -42,9 +42,7 @@ from lookalike.stores.base import (
 
 if TYPE_CHECKING:
     from lookalike.filters import Where
-    from lookalike.types import (
-        Metadata,
-    )
+    from lookalike.types import Metadata
 
 _UPLOADED = re.compile(r"\.?[0-9a-f]{24}-[0-9a-f]{16}(\.[0-9a-z.]*)?")
 """Names of files of uploaded images, and of those that were being written."""
