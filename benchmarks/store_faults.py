@@ -959,14 +959,27 @@ def main() -> None:
 def _run(name: str, work: Path, options: argparse.Namespace) -> Report:
     match name:
         case "kill":
-            folder = work / "x.gallery" / "store"
-            return KillRounds(folder, options.seed).run(options.rounds, options.seconds, print)
+            return run_kills(work, options.rounds, seed=options.seed, seconds=options.seconds)
         case "bits":
-            return BitFlips(work, options.seed).run(options.flips, options.seconds, print)
+            return run_flips(work, options.flips, seed=options.seed, seconds=options.seconds)
         case "calls":
             return run_calls(work, every=options.every, seconds=options.seconds)
         case _:
             return run_cuts(work, seed=options.seed, every=options.every, seconds=options.seconds)
+
+
+# Each of the following works in a process of its own, since it forks: what else the process of the
+# caller has imported may have threads, or mind forks.
+
+
+def run_kills(work: Path, rounds: int, *, seed: int = 0, seconds: float = math.inf) -> Report:
+    """Run :class:`KillRounds`."""
+    return _in_new_process("kill", work, [seed, rounds, seconds])
+
+
+def run_flips(work: Path, flips: int, *, seed: int = 0, seconds: float = math.inf) -> Report:
+    """Run :class:`BitFlips`."""
+    return _in_new_process("bits", work, [seed, flips, seconds])
 
 
 def run_calls(
@@ -977,12 +990,12 @@ def run_calls(
     every: int = 1,
     seconds: float = math.inf,
 ) -> Report:
-    """Run :class:`CallRounds` in a process of its own.
+    """Run :class:`CallRounds`.
 
     Raises:
         RuntimeError: there is no C compiler.
     """
-    return _preloaded("calls", work, [kinds, faults, every, seconds])
+    return _in_new_process("calls", work, [kinds, faults, every, seconds], compile_calls(work))
 
 
 def run_cuts(
@@ -993,38 +1006,48 @@ def run_cuts(
     every: int = 1,
     seconds: float = math.inf,
 ) -> Report:
-    """Run :class:`CutRounds` in a process of its own.
+    """Run :class:`CutRounds`.
 
     Raises:
         RuntimeError: there is no C compiler.
     """
-    return _preloaded("cuts", work, [kinds, seed, every, seconds])
+    return _in_new_process("cuts", work, [kinds, seed, every, seconds], compile_calls(work))
 
 
-def _preloaded(name: str, work: Path, arguments: Sequence[Any]) -> Report:
-    library = compile_calls(work)
+def _in_new_process(
+    name: str, work: Path, arguments: Sequence[Any], library: Path | None = None
+) -> Report:
+    """Run rounds in a new process, into which a library may be preloaded."""
     root = Path(__file__).parents[1]
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": str(library),
-        "PYTHONPATH": os.pathsep.join((str(root), *filter(None, sys.path))),
-    }
+    path = os.pathsep.join((str(root), *filter(None, sys.path)))
+    environment = {**os.environ, "PYTHONPATH": path}
+    if library is not None:
+        environment["LD_PRELOAD"] = str(library)
     command = [sys.executable, "-c", "from benchmarks import store_faults; store_faults.work_off()"]
-    job = json.dumps([name, str(work), str(library), arguments])
+    job = json.dumps([name, str(work), str(library or ""), arguments])
     subprocess.run(command, input=job, env=environment, check=True, text=True)
     name, counts, faults, seconds = json.loads((work / "report.json").read_text(encoding="utf-8"))
     return Report(name, Counter(counts), faults, seconds)
 
 
 def work_off() -> None:
-    """Do what is asked for on stdin, in a process with ``write_calls.c`` preloaded."""
-    os.environ.pop("LD_PRELOAD")
-    name, work, library, arguments = json.load(sys.stdin)
-    rounds = CutRounds(Path(work), library)
-    run: Callable[..., Report] = rounds.run if name == "calls" else rounds.run_cuts
-    report = run(*arguments, print)
+    """Do what is asked for on stdin and write ``report.json``."""
+    os.environ.pop("LD_PRELOAD", None)
+    name, folder, library, arguments = json.load(sys.stdin)
+    work = Path(folder)
+    run: Callable[..., Report]
+    match name:
+        case "kill":
+            run = KillRounds(work / "x.gallery" / "store", arguments.pop(0)).run
+        case "bits":
+            run = BitFlips(work, arguments.pop(0)).run
+        case "calls":
+            run = CallRounds(work, library).run
+        case _:
+            run = CutRounds(work, library).run_cuts
+    report = run(*[*arguments, print])
     fields = report.name, report.counts, report.faults, report.seconds
-    Path(work, "report.json").write_text(json.dumps(fields), encoding="utf-8")
+    (work / "report.json").write_text(json.dumps(fields), encoding="utf-8")
 
 
 if __name__ == "__main__":

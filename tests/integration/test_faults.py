@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 
@@ -70,8 +69,7 @@ def test_every_odd_file_is_accounted_for(tmp_path: Path) -> None:
 
 
 def test_a_store_killed_at_random_moments_is_that_of_a_commit(tmp_path: Path) -> None:
-    rounds = store_faults.KillRounds(tmp_path / "x.gallery" / "store", seed=1)
-    report = rounds.run(8, math.inf, quiet)
+    report = store_faults.run_kills(tmp_path, 8, seed=1)
     assert report.faults == []
     assert report.counts["rounds"] == 8
     assert report.counts["acknowledged writes"] > 0
@@ -101,6 +99,6 @@ def test_the_power_may_be_cut_anywhere(tmp_path: Path, require: Require) -> None
 
 
 def test_one_bit_is_noticed_or_has_no_effect(tmp_path: Path) -> None:
-    report = store_faults.BitFlips(tmp_path, seed=1).run(2, math.inf, quiet)
+    report = store_faults.run_flips(tmp_path, 2, seed=1)
     assert report.faults == []
     assert report.counts["noticed by the check"] > 5
