@@ -57,6 +57,7 @@ from lookalike.filters import as_filter
 from lookalike.stores.base import RowReader, Rows
 from lookalike.stores.embedded import compaction, graph_building  # noqa: F401 - for all forks
 from lookalike.stores.embedded.check import examine
+from lookalike.stores.embedded.graph import COMPACTED
 from lookalike.stores.embedded.snapshot import EmbeddedSnapshot
 from lookalike.stores.embedded.store import EmbeddedStore
 from lookalike.stores.full_text import text_search
@@ -628,7 +629,7 @@ class CallRounds:
                 return
             later = write_number(102, 7, models[0], "insert")
             later.run(EmbeddedStore.open(folder))
-            rows_later, problems = expected(later.apply(models[0])), []
+            rows_later, problems = expected(later.apply(models[0])), _graph_problems(folder)
             if contents(EmbeddedStore.open(folder)) != rows_later:
                 problems = ["the next write is lost"]
             elif self._number % self._thorough == 0:
@@ -637,6 +638,14 @@ class CallRounds:
         except Exception:  # noqa: BLE001 - whatever it is, the store is broken
             problems = [traceback.format_exc()]
         self.report.faults += [f"{name}: {problem}" for problem in problems]
+
+
+def _graph_problems(folder: Path) -> list[str]:
+    """Return why the graph that the database names cannot be used, if it cannot."""
+    state = EmbeddedStore.open(folder).graph_state(Metric.L2)
+    if state is None or state.problem in (None, COMPACTED):
+        return []
+    return [f"the graph: {state.problem}"]
 
 
 # ---------------------------------------------------------------- cuts
