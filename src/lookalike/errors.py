@@ -28,7 +28,7 @@ from __future__ import annotations
 import difflib
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,6 +59,16 @@ class LookalikeError(Exception):
             return write(name, self._parameters[name]) if name in self._parameters else match[0]
 
         return re.sub(r"\{(\w+)\}", replacement, self._message)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the parameters that it is about, in order."""
+        return tuple(self._parameters)
+
+    def about(self, *names: str) -> Self:
+        """Note parameters that it is about, though its message does not name them; return it."""
+        self._parameters = {**dict.fromkeys(names), **self._parameters}
+        return self
 
     def __str__(self) -> str:
         def write(name: str, value: object) -> str:
@@ -167,6 +177,12 @@ class MissingDependencyError(LookalikeError):
         super().__init__(
             f"{purpose} needs the package {package!r}: pip install 'lookalike[{extra}]'"
         )
+
+    def or_else(self, name: str, value: object) -> Self:
+        """Say that a parameter with another value needs no package; return it."""
+        self._message += f"; {{{name}}} needs none"
+        self._parameters = {**self._parameters, name: value}
+        return self
 
 
 def require(package: str, purpose: str, extra: str) -> None:

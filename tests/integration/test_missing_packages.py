@@ -88,6 +88,7 @@ CALLS = {
 }
 """What needs each package: a function and a command, None where there is none."""
 
+_OTHERWISE = "; layout=jsonl needs none"
 EXTRAS = {
     "train": "'torch': pip install 'lookalike[train]'",
     "train an installed recipe": "'torch': pip install 'lookalike[train]'",
@@ -112,9 +113,9 @@ EXTRAS = {
     "serve": "'fastapi': pip install 'lookalike[serve]'",
     "a Parquet file": "'pyarrow': pip install 'lookalike[parquet]'",
     "a labels file": "'pyarrow': pip install 'lookalike[parquet]'",
-    "a Parquet export": "'pyarrow': pip install 'lookalike[parquet]'",
-    "an export as clip-retrieval": "'pyarrow': pip install 'lookalike[parquet]'",
-    "a Lance export": "'pylance': pip install 'lookalike[lance]'",
+    "a Parquet export": f"'pyarrow': pip install 'lookalike[parquet]'{_OTHERWISE}",
+    "an export as clip-retrieval": f"'pyarrow': pip install 'lookalike[parquet]'{_OTHERWISE}",
+    "a Lance export": f"'pylance': pip install 'lookalike[lance]'{_OTHERWISE}",
     "an old gallery": "'pylance': pip install 'lookalike[lance]'",
     "Arrow": "'pyarrow': pip install 'lookalike[parquet]'",
     "pandas": "'pandas': pip install 'lookalike[pandas]'",
@@ -224,11 +225,16 @@ def test_functions_and_commands_name_the_package_and_its_extra(
 ) -> None:
     message, command = outcome[0][name]
     assert isinstance(message or "", str)
+    expected = f" needs the package {EXTRAS[name]}"
+    assert message is None or message.endswith(expected)
     if command is not None:
         code, stderr = command
-        message = message or stderr.removeprefix("lookalike: error: ").strip()
-        assert (code, stderr) == (2, f"lookalike: error: {message}\n")
-    assert str(message).endswith(f" needs the package {EXTRAS[name]}")
+        assert code == 2
+        assert stderr.startswith("lookalike: error: ")
+        assert stderr.endswith(f"{expected.replace('layout=', '--layout ')}\n")
+        if message is not None:
+            same = message.replace("layout=", "--layout ")
+            assert stderr == f"lookalike: error: {same}\n"
 
 
 def test_nothing_is_written_by_what_lacks_a_package(outcome: tuple[Any, Any, Any]) -> None:

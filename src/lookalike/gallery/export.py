@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from lookalike.artifacts import new_folder, storage_error
-from lookalike.errors import ArtifactError, UnknownNameError, requiring
+from lookalike.errors import ArtifactError, MissingDependencyError, UnknownNameError, requiring
 from lookalike.files import as_path
 from lookalike.gallery.gallery import Gallery
 from lookalike.stores.base import Rows
@@ -55,7 +55,10 @@ def export(
     if layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, tuple(LAYOUTS))
     import_packages, write = LAYOUTS[layout]
-    import_packages(f"the layout {layout!r}")
+    try:
+        import_packages(f"the layout {layout!r}")
+    except MissingDependencyError as error:
+        raise error.or_else("layout", "jsonl") from error.__cause__
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ArtifactError(f"{target}: already exists; choose another name or remove it first")
     gallery = gallery.snapshot()
