@@ -433,7 +433,7 @@ class RemoteGallery(BaseGallery):
         return self._object("GET")
 
     def __len__(self) -> int:
-        page = self._object("GET", "/items", limit="1")
+        page = self._object("GET", "/ids", limit="1")
         with self.client._expected():
             return _whole_number(page["rows"])
 
@@ -467,7 +467,7 @@ class RemoteGallery(BaseGallery):
         """Iterate over the ids of all rows, sorted, which are read a page at a time."""
         after: str | None = ""
         while after is not None:
-            page = self._object("GET", "/items", after=after, limit=str(_PAGE))
+            page = self._object("GET", "/ids", after=after, limit=str(_PAGE))
             with self.client._expected():
                 yield from map(_text, page["ids"])
                 after = None if page["next"] is None else _text(page["next"])
@@ -568,7 +568,7 @@ class RemoteGallery(BaseGallery):
             )
 
     def _ids_like(self, id: str) -> list[str]:  # noqa: A002
-        page = self._object("GET", "/items", limit=str(_PAGE))
+        page = self._object("GET", "/ids", limit=str(_PAGE))
         with self.client._expected():
             return similar_ids(id, [_text(each) for each in page["ids"]])
 
@@ -615,10 +615,12 @@ class RemoteGallery(BaseGallery):
             return None
 
     def _url(self, path: object) -> str:
-        """Return the URL of a path on the service."""
+        """Return the URL of an item's image, without version and signature, which change."""
         if not _text(path).startswith("/"):  # else it could lead to another host
             raise ValueError("not a path")
-        return self.client.url.rstrip("/") + _text(path)
+        place, _, query = _text(path).partition("?")
+        lasting = [each for each in query.split("&") if each.startswith("id=")]
+        return "?".join([self.client.url.rstrip("/") + place, *lasting])
 
     def _hit(self, hit: Mapping[str, Any]) -> Hit:
         return Hit(

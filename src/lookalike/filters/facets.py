@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError
 from lookalike.filters.conditions import Columns, check_column, float_of
 from lookalike.filters.encoded import STEP, kind_of
+from lookalike.filters.rows import SelectedColumns
 
 MAX_LISTED = 50
 """Values of a column with more distinct ones are not listed."""
@@ -81,6 +85,35 @@ def facets(
     return [facet for name in chosen if (facet := described[name]) is not None]
 
 
+def facets_of_rows(
+    columns: Columns,
+    rows: NDArray[np.int64],
+    names: Sequence[str] | None = None,
+    most_frequent: int = MAX_LISTED,
+) -> list[Facet]:
+    """Describe columns as :func:`facets` does, but of some rows, with their most frequent values.
+
+    Args:
+        columns: the metadata of all rows.
+        rows: numbers of rows.
+        names: of the columns to describe; by default all, the first 1,000 by name.
+        most_frequent: values of a column that are listed, of however many.
+
+    Raises:
+        InputError: no row has one of the columns.
+        CancelledError: the work was cancelled, or took too long.
+    """
+    selected = SelectedColumns(columns, rows)
+    described: list[Facet] = []
+    for name in checked_names(names, columns.names) if len(columns) else ():
+        check_cancelled()
+        counter = FacetCounter(name)
+        counter.add(selected)
+        facet = counter.facet(most_frequent)
+        described += [] if facet is None else [facet]
+    return described
+
+
 def checked_names(names: Sequence[str] | None, existing: Sequence[str]) -> Sequence[str]:
     """Return the columns to describe, without repetition: ``names``, or the first that exist.
 
@@ -134,17 +167,21 @@ class FacetCounter:
             counts = self._counts[kind]
             counts[value] = counts.get(value, 0) + count
 
-    def facet(self) -> Facet | None:
-        """Return what was counted; None if there are no booleans, numbers or texts."""
+    def facet(self, most_frequent: int | None = None) -> Facet | None:
+        """Return what was counted; None if there are no booleans, numbers or texts.
+
+        Args:
+            most_frequent: list as many values, of however many; by default all, if they are few.
+        """
         counts = {kind: counts for kind, counts in self._counts.items() if counts}
         if not counts:
             return None
         kind = next(iter(counts)) if len(counts) == 1 else "mixed"
         distinct = sum(map(len, counts.values()))
         values = None
-        if distinct <= MAX_LISTED and kind != "mixed":
+        if (distinct <= MAX_LISTED or most_frequent is not None) and kind != "mixed":
             ordered = sorted(counts[kind].items(), key=lambda pair: (-pair[1], pair[0]))
-            values = {_listed(value): count for value, count in ordered}
+            values = {_listed(value): count for value, count in ordered[:most_frequent]}
         numbers = counts["number"] if kind == "number" else {}
         return Facet(
             self._name,

@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lookalike.encoders.base import Encoder
+    from lookalike.filters import Where
     from lookalike.gallery.copy import CopyReport
+    from lookalike.gallery.listing import Listing
     from lookalike.gallery.neighbors import Neighbors
     from lookalike.search.hits import Hits
     from lookalike.search.request import SearchRequest
@@ -242,6 +244,38 @@ class Gallery(IndexedGallery, BaseGallery):
         from lookalike.gallery import uploads
 
         return uploads.update_metadata(self, as_id(id), metadata_changes(metadata))
+
+    @checked
+    def browse(
+        self,
+        *,
+        where: Where | None = None,
+        keywords: str | None = None,
+        sort: str | Sequence[str] = "id",
+    ) -> Listing:
+        """Return the rows that match, in an order, as a sequence that reads what is used of it.
+
+        ``gallery.browse(sort="-date")[:100]`` are the items of the newest 100 images; ``len()`` of
+        it is the number of rows that match, and :meth:`Listing.facets` counts their values. The
+        rows are those of now, also if some are written later.
+
+        Args:
+            where: filter by metadata, as in :meth:`search`.
+            keywords: rows with all of these words in file name, folder or metadata.
+            sort: ``id``, ``name`` (of the file, with the numbers in it as numbers), ``source``,
+                ``date`` (a column called date, taken_at, ... or, without one, when the file was
+                written), or a metadata column (also ``metadata.COLUMN``); ``-`` before it for
+                descending order. Up to three of them in a list. Rows without a value come last;
+                equal ones are ordered by id.
+
+        Raises:
+            InputError: a column does not exist, the filter cannot be parsed or does not fit the
+                metadata, there is no keyword, or no row has a date.
+            SettingError: more than three sort keys.
+        """
+        from lookalike.gallery.listing import list_rows
+
+        return list_rows(self, where=where, keywords=keywords, sort=sort)
 
     def embedding(self, id: str) -> NDArray[np.float32]:  # noqa: A002
         """Return the embedding of a row, ``(dim,)`` float32."""

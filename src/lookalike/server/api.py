@@ -11,7 +11,6 @@ from fastapi.responses import HTMLResponse
 
 from lookalike.errors import ArtifactError, LookalikeError, UnreachableError
 from lookalike.evaluation.saved import SavedEvaluation, load_saved_evaluation
-from lookalike.filters.facets import Facet
 from lookalike.gallery.state import GalleryState
 from lookalike.report.page import render_page
 from lookalike.search import request as search_request
@@ -30,7 +29,13 @@ from lookalike.server.openapi import (
     item_links,
 )
 from lookalike.server.problems import ProblemError
-from lookalike.server.responses import batch_parts, json_in_parts, json_response, run_search
+from lookalike.server.responses import (
+    batch_parts,
+    facet_column,
+    json_in_parts,
+    json_response,
+    run_search,
+)
 from lookalike.server.service import Service
 
 router = APIRouter()
@@ -107,7 +112,7 @@ async def get_gallery(opened: GalleryDep, service: ServiceDep) -> Response:
     facts = await gallery_facts(service, opened)
     return await json_response(
         service,
-        lambda: schemas.GalleryDetails(**facts, columns=[_column(facet) for facet in described]),
+        lambda: schemas.GalleryDetails(**facts, columns=list(map(facet_column, described))),
     )
 
 
@@ -255,18 +260,6 @@ def _lasting_facts(handle: GalleryHandle, state: GalleryState) -> dict[str, Any]
         "fingerprint": facts.fingerprint,
         "problem": None,
     }
-
-
-def _column(facet: Facet) -> schemas.Column:
-    return schemas.Column(
-        column=facet.column,
-        kind=facet.kind,
-        rows=facet.rows,
-        distinct=facet.distinct,
-        values=None if facet.values is None else list(facet.values.items()),
-        min=facet.low,
-        max=facet.high,
-    )
 
 
 async def _saved_evaluation(opened: OpenGallery, service: Service) -> SavedEvaluation:

@@ -14,11 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import ASGIApp
 
 from lookalike._version import __version__
 from lookalike.errors import LookalikeError
 from lookalike.gallery.gallery import Gallery
-from lookalike.server import api, exploring, items, pages
+from lookalike.server import api, exploring, items, listing, pages
+from lookalike.server.access_log import AccessLog
 from lookalike.server.browsing import Browsing
 from lookalike.server.metrics import Metrics
 from lookalike.server.middleware import Middleware, problem_response
@@ -54,7 +56,7 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
             yield
             warm_up.cancel()
 
-    app = FastAPI(
+    app = _LoggedApp(
         title="lookalike",
         summary="Image similarity search.",
         version=__version__,
@@ -67,7 +69,7 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
     app.state.service = service
     app.state.browsing = Browsing(service)
     app.state.saved_files = exploring.SavedFiles()
-    for router in (api.router, api.v1, items.router, exploring.router, pages.router):
+    for router in (api.router, api.v1, items.router, listing.router, exploring.router, pages.router):
         app.include_router(router)
     for kind in (
         LookalikeError,
@@ -85,9 +87,18 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
             allow_origins=list(settings.origins),
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["authorization", "content-type", "x-api-key"],
-            expose_headers=["retry-after", "server-timing"],
+            expose_headers=["retry-after", "server-timing", "x-request-id"],
         )
     return app
+
+
+class _LoggedApp(FastAPI):
+    """An application whose access log is around all middleware, also what reports bugs."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        service: Service = self.state.service
+        stack = super().build_middleware_stack()
+        return AccessLog(stack, service.metrics, service.settings.trusted_proxies)
 
 
 async def _handle_error(request: Request, error: Exception) -> Response:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ids import UPLOADS, upload_id
 from lookalike.search import request as search
 from lookalike.server import schemas
+from lookalike.server.caching import ONE_HOUR, accepts_webp, cache_headers, is_fresh
 from lookalike.server.dependencies import GalleryDep, ItemId, ServiceDep
-from lookalike.server.handles import OpenGallery
 from lookalike.server.json_bodies import JsonRoute
 from lookalike.server.limits import Limits
+from lookalike.server.links import DEFAULT_SIZE, ThumbnailSize
 from lookalike.server.openapi import (
     IMAGE_BODY,
     ITEM_READS,
@@ -26,7 +25,6 @@ from lookalike.server.openapi import (
 )
 from lookalike.server.responses import dumps, item, item_parts, json_in_parts, run_search
 from lookalike.server.sending import FileResponse
-from lookalike.stores.base import Rows
 
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["items"], route_class=JsonRoute)
 
@@ -43,25 +41,6 @@ async def get_item(opened: GalleryDep, service: ServiceDep, row_id: ItemId) -> R
     """Return an item and its metadata."""
     row = await service.row(opened, row_id)
     return Response(dumps(item(opened, row, 0, _EDITABLE)), media_type="application/json")
-
-
-@router.get("/items", summary="List the IDs of items", responses=error_responses())
-async def list_items(
-    opened: GalleryDep,
-    service: ServiceDep,
-    after: Annotated[
-        str,
-        Query(
-            max_length=schemas.MAX_TEXT, description="Last ID of the page before; none at first."
-        ),
-    ] = "",
-    limit: Annotated[int, Query(ge=1, le=10_000, description="Maximum number of IDs.")] = 1_000,
-) -> schemas.ItemIds:
-    """Return IDs in alphabetical order, a page at a time.
-
-    Items that are added or deleted between pages may be in them or not.
-    """
-    return await service.read(opened, lambda gallery: _page(gallery, after, limit))
 
 
 @router.get(
@@ -107,9 +86,10 @@ async def get_item_image(
 ) -> Response:
     """Return the image file without EXIF, GPS and comments; a PNG for items that are not files."""
     row = await service.row(opened, row_id)
-    tag = _tag(opened, row, "original" if service.settings.originals else "stripped")
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=_cache_headers(tag))
+    variant = "original" if service.settings.originals else "stripped"
+    headers = cache_headers(request, opened, row, variant, current=ONE_HOUR)
+    if is_fresh(request, headers):
+        return Response(status_code=304, headers=headers)
     image = await service.item_images.full(opened.gallery, row)
     return FileResponse(
         image.file,
@@ -117,7 +97,7 @@ async def get_item_image(
         quota=service.quotas.files,
         in_thread=service.workers.reading.run,
         media_type=image.media_type,
-        headers=_cache_headers(tag),
+        headers=headers,
     )
 
 
@@ -132,18 +112,28 @@ async def get_item_thumbnail(
     service: ServiceDep,
     request: Request,
     row_id: ItemId,
-    size: Annotated[
-        int, Query(ge=16, le=1024, description="Maximum width and height, in pixels.")
-    ] = 256,
+    size: ThumbnailSize = DEFAULT_SIZE,
+    format: Annotated[  # noqa: A002 - the parameter's name
+        Literal["webp", "jpeg"] | None,
+        Query(description="File format; by default WebP if the Accept header has it, else JPEG."),
+    ] = None,
 ) -> Response:
-    """Return a small version of the image, as JPEG or, if tiny, PNG; it is never enlarged."""
+    """Return a small version of the image, as WebP, or as JPEG or, if tiny, PNG.
+
+    It is never enlarged. With the parameter v of links in items and hits, it can be cached for
+    good, as they change with the gallery.
+    """
     row = await service.row(opened, row_id)
-    tag = _tag(opened, row, size)
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=_cache_headers(tag))
-    images, gallery = service.item_images, opened.gallery
-    media_type, data = await images.thumbnail(gallery, row, size, opened.state)
-    return Response(data, media_type=media_type, headers=_cache_headers(tag))
+    webp = accepts_webp(request) if format is None else format == "webp"
+    headers = cache_headers(request, opened, row, f"{size} {webp}")
+    if format is None:
+        headers["vary"] = "Accept"
+    if is_fresh(request, headers):
+        return Response(status_code=304, headers=headers)
+    media_type, data = await service.item_images.thumbnail(
+        opened.gallery, row, size, opened.state, webp=webp
+    )
+    return Response(data, media_type=media_type, headers=headers)
 
 
 @router.get(
@@ -210,26 +200,6 @@ async def update_item_metadata(
 async def delete_item(opened: GalleryDep, service: ServiceDep, row_id: ItemId) -> None:
     """Delete an item that was added through this API."""
     await service.remove(opened, row_id)
-
-
-def _page(gallery: Gallery, after: str, limit: int) -> schemas.ItemIds:
-    """Return the ids that follow one."""
-    ids = gallery.store.ids_after(after, limit + 1)
-    page = list(ids[:limit])
-    return schemas.ItemIds(ids=page, next=page[-1] if len(ids) > limit else None, rows=len(gallery))
-
-
-def _tag(opened: OpenGallery, row: Rows, variant: int | str) -> str:
-    """Return the ETag of an item's image, which is valid for one state of the gallery.
-
-    ``variant`` is the size of a thumbnail, or how the file is sent.
-    """
-    parts = [opened.state.identity, opened.state.revision, row.ids[0], row.hashes[0], variant]
-    return f'"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"'
-
-
-def _cache_headers(tag: str) -> dict[str, str]:
-    return {"etag": tag, "cache-control": "private, no-cache"}
 
 
 def _metadata(text: str | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ _DESCRIPTIONS = {
     404: "Gallery or item not found",
     408: "Request timed out",
     409: "Gallery locked by another process",
+    410: "Items have changed since the revision of the cursor; begin again",
     413: "Request too large",
     421: "Host not allowed",
     422: "Invalid request or image",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
@@ -13,9 +12,12 @@ from starlette.responses import Response
 
 from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, LookalikeError
+from lookalike.filters.facets import Facet
 from lookalike.search.hits import Hits
 from lookalike.search.request import SearchRequest
+from lookalike.server import schemas
 from lookalike.server.handles import OpenGallery
+from lookalike.server.links import item_urls
 from lookalike.server.metrics import Stages
 from lookalike.server.service import Service
 from lookalike.stores.base import Rows
@@ -31,7 +33,8 @@ async def run_search(gallery: OpenGallery, service: Service, request: SearchRequ
     stages = Stages(service.metrics)
     hits = await service.search(gallery, request, stages)
     if len(hits) <= _FEW:
-        data = _join(lambda: _result_parts(gallery, hits), service.settings.limits.response_bytes)
+        limit = service.settings.limits.response_bytes
+        data = join_parts(lambda: _result_parts(gallery, hits), limit)
         return _json(data, stages)
     return await json_in_parts(service, lambda: _result_parts(gallery, hits), stages)
 
@@ -52,7 +55,7 @@ async def json_in_parts(
     Raises:
         InputError: it is larger than a response may be.
     """
-    data = await service.in_thread(_join, parts, service.settings.limits.response_bytes)
+    data = await service.in_thread(join_parts, parts, service.settings.limits.response_bytes)
     return _json(data, stages)
 
 
@@ -88,6 +91,19 @@ def item_parts(gallery: OpenGallery, rows: Rows, editable: str) -> Iterator[byte
     yield b"]" if len(rows) else b"[]"
 
 
+def facet_column(facet: Facet) -> schemas.Column:
+    """Return a column of the metadata as it is described to clients."""
+    return schemas.Column(
+        column=facet.column,
+        kind=facet.kind,
+        rows=facet.rows,
+        distinct=facet.distinct,
+        values=None if facet.values is None else list(facet.values.items()),
+        min=facet.low,
+        max=facet.high,
+    )
+
+
 def item(gallery: OpenGallery, rows: Rows, place: int, editable: str) -> dict[str, Any]:
     """Return the fields of a :class:`schemas.Item`."""
     row_id = rows.ids[place]
@@ -98,13 +114,6 @@ def item(gallery: OpenGallery, rows: Rows, place: int, editable: str) -> dict[st
         "editable": row_id.startswith(editable),
         **item_urls(gallery, row_id),
     }
-
-
-def item_urls(gallery: OpenGallery, row_id: str) -> dict[str, str]:
-    """Return the paths of an item's image and thumbnail."""
-    base = f"/v1/galleries/{gallery.name}/item"
-    query = f"?id={quote(row_id, safe='')}"
-    return {"image_url": f"{base}/image{query}", "thumbnail_url": f"{base}/thumbnail{query}"}
 
 
 def dumps(value: object) -> bytes:
@@ -162,7 +171,12 @@ def _result_parts(gallery: OpenGallery, hits: Hits) -> Iterator[bytes]:
     yield b"]}"
 
 
-def _join(parts: Callable[[], Iterable[bytes]], limit: int) -> bytes:
+def join_parts(parts: Callable[[], Iterable[bytes]], limit: int) -> bytes:
+    """Return a response that is made of parts.
+
+    Raises:
+        InputError: it is larger than ``limit`` bytes.
+    """
     pieces, size = [], 0
     for part in parts():
         check_cancelled()

@@ -28,15 +28,9 @@ from lookalike.stores.base import (
 from lookalike.stores.embedded.database import StoreFacts
 from lookalike.stores.embedded.failures import unreadable
 from lookalike.stores.embedded.graph import Graphs, GraphState
-from lookalike.stores.embedded.packing import (
-    URI,
-    Names,
-    metadata_names,
-    row_checksum,
-    unpack_hash,
-    unpack_metadata,
-)
+from lookalike.stores.embedded.packing import URI, unpack_hash, unpack_metadata
 from lookalike.stores.embedded.reader import Reader
+from lookalike.stores.embedded.verified_rows import VerifiedRow, read_verified, shared_names
 from lookalike.types import Embeddings, Hit, Metric
 
 if TYPE_CHECKING:
@@ -49,7 +43,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MANY_TIES = 5_000
-_COLUMNS = f"slot, id, {URI}, content_hash, signature, metadata, checksum"
 
 
 class EmbeddedSnapshot:
@@ -79,11 +72,6 @@ class EmbeddedSnapshot:
     def _vectors(self) -> Embeddings:
         """The embeddings of all slots."""
         return self._reader.mapped.vectors
-
-    @property
-    def _metadata_names(self) -> Names:
-        reader = self._reader
-        return reader.cached("metadata names", lambda: reader.run(metadata_names))
 
     @property
     def _slots(self) -> NDArray[np.int64] | None:
@@ -180,6 +168,11 @@ class EmbeddedSnapshot:
         apt = search.is_apt(len(queries), k)
         return search.search(queries, k, metric) if apt else None
 
+    @property
+    def is_approximate(self) -> bool:
+        """Whether searches that are not to be exact may use a graph."""
+        return bool(self._reader.graph_records)
+
     def graph_state(self, metric: Metric, *, verify: bool = True) -> GraphState | None:
         """Return the state of the graph of a metric; None if there is none.
 
@@ -209,21 +202,21 @@ class EmbeddedSnapshot:
         k: int,
     ) -> list[list[Hit]]:
         """Return the first ``k`` hits of each query, equal distances ordered by id."""
-        records = self._records_at(slot for each in slots for slot in each.tolist())
-        hits = []
-        for row_slots, row_distances in zip(slots, distances, strict=True):
-            pairs = zip(row_distances.tolist(), row_slots.tolist(), strict=True)
-            ranked = sorted(
-                ((distance, records[slot]) for distance, slot in pairs),
-                key=lambda pair: (pair[0], pair[1].id),
+        each_query = [each.tolist() for each in slots]
+        rows = read_verified(self._reader, itertools.chain.from_iterable(each_query))
+        results = []
+        for row_slots, row_distances in zip(each_query, distances, strict=True):
+            ranked = list(
+                zip(row_distances.tolist(), map(rows.__getitem__, row_slots), strict=True)
             )
-            hits.append(
+            ranked.sort(key=_by_distance_and_id)
+            results.append(
                 [
                     Hit(rank, row.id, row.uri, distance, row.metadata)
                     for rank, (distance, row) in enumerate(ranked[:k], 1)
                 ]
             )
-        return hits
+        return results
 
     def ids(self) -> Sequence[str]:
         """Return the ids of all rows, sorted."""
@@ -264,6 +257,20 @@ class EmbeddedSnapshot:
         chosen = np.array([slots.get(row_id, -1) for row_id in ids], np.int64)
         return self._reader.numbers_of(chosen)
 
+    def numbers_by_id(self) -> NDArray[np.int64]:
+        """Return the numbers of all rows in the order of their ids."""
+        slots = [slot for (slot,) in self._select("SELECT slot FROM rows ORDER BY id")]
+        if len(slots) != self.count() or not all(type(slot) is int for slot in slots):
+            raise self._damaged_index()
+        return self._reader.numbers_of(np.array(slots, np.int64))
+
+    def signatures(self) -> list[str]:
+        """Return the signatures of all rows by number; empty where there is none."""
+        signatures = [text for (text,) in self._select("SELECT signature FROM rows ORDER BY slot")]
+        if len(signatures) != self.count() or not all(type(each) is str for each in signatures):
+            raise unreadable(self._database, "a signature is damaged")
+        return signatures
+
     def ids_at(self, numbers: NDArray[np.int64]) -> list[str]:
         """Return the ids of rows by their numbers, in this order."""
         return self._ids_of(self._slots_of(numbers).tolist())
@@ -301,7 +308,7 @@ class EmbeddedSnapshot:
             f"SELECT id, {URI}, metadata, content_hash, signature FROM rows WHERE id >= ? "
             "ORDER BY id"
         )
-        names, last = self._metadata_names, ""
+        names, last = shared_names(self._reader), ""
         for row_id, uri, metadata, digest, signature in self._select(query, (prefix,)):
             if not all(isinstance(each, str) for each in (row_id, uri, signature)):
                 raise unreadable(self._database, f"the row {row_id!r} is damaged")
@@ -402,38 +409,9 @@ class EmbeddedSnapshot:
         except KeyError as error:
             raise MissingRowError(f"there is no row with the id {error}") from error
 
-    def _records_at(self, slots: Iterable[int]) -> dict[int, Record]:
-        """Return rows by slot, after a comparison with their checksums.
-
-        Raises:
-            ArtifactError: one is missing or has changed since it was written.
-        """
-        wanted = sorted(set(slots))
-        records = {}
-        embeddings = dict(zip(wanted, np.asarray(self._vectors)[wanted], strict=True))
-        names = self._metadata_names
-        for slot, row_id, uri, digest, signature, packed, checksum in self._select_many(
-            f"SELECT {_COLUMNS} FROM rows WHERE slot IN (?)", wanted
-        ):
-            try:
-                content_hash, text = unpack_hash(digest), unpack_metadata(packed, names)
-                fields = (row_id, uri, content_hash, signature, text)
-                is_intact = checksum == row_checksum(fields, embeddings[slot].data)
-            except (TypeError, AttributeError, sqlite3.DatabaseError):  # values of other types
-                is_intact = False
-            if not is_intact:
-                raise unreadable(
-                    self._database, f"the row {row_id!r} has changed since it was written"
-                )
-            records[slot] = Record(row_id, uri, parse_metadata(text), content_hash, signature)
-        if len(records) < len(wanted):
-            missing = next(slot for slot in wanted if slot not in records)
-            raise unreadable(self._database, f"there is no row in slot {missing}")
-        return records
-
     def _at(self, slots: NDArray[np.int64]) -> Rows:
         """Return rows by slot, in this order."""
-        by_slot = self._records_at(slots.tolist())
+        by_slot = read_verified(self._reader, slots.tolist())
         records = [by_slot[slot] for slot in slots.tolist()]
         return Rows(
             ids=[row.id for row in records],
@@ -452,6 +430,11 @@ class EmbeddedSnapshot:
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return self._reader.run(work)
+
+
+def _by_distance_and_id(ranked: tuple[float, VerifiedRow]) -> tuple[float, str]:
+    distance, row = ranked
+    return distance, row.id
 
 
 def _not_finite(database: Path) -> ArtifactError:
