@@ -422,7 +422,7 @@ def test_images_of_a_replaced_gallery_are_not_cached(
     gallery = Gallery.create(path, encoder=sides[0].encoder)
     fill(gallery, "red")
     with serving({"g": gallery}) as served:
-        for url in ("image?id=x:1", "thumbnail?id=x:1&size=16"):
+        for url in ("image?id=x:1", "thumbnail?id=x:1&size=64"):
             url = f"/v1/galleries/g/item/{url}"
             response, red = served.request("GET", url)
             tag = response.headers["etag"]

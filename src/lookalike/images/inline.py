@@ -25,11 +25,16 @@ _IMAGE = "max-width:{side}px;max-height:{side}px;min-width:64px;object-fit:conta
 _MISSING = "width:{side}px;height:64px;border:1px dashed #888;color:#888;text-align:center"
 
 
-def thumbnail_file(pixels: ImageArray) -> tuple[str, bytes]:
-    """Return the media type and the bytes of a small image, as it is: PNG or JPEG."""
-    kind = "PNG" if max(pixels.shape[:2]) <= _TINY else "JPEG"
+def thumbnail_file(pixels: ImageArray, *, webp: bool = False) -> tuple[str, bytes]:
+    """Return the media type and the bytes of a small image, as it is: PNG, JPEG or WebP.
+
+    Tiny ones are stored without loss, also as WebP.
+    """
+    tiny = max(pixels.shape[:2]) <= _TINY
+    kind = "WEBP" if webp else "PNG" if tiny else "JPEG"
+    options = {"lossless": tiny, "quality": 100 if tiny else 82} if webp else {"quality": 85}
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, quality=85)
+    Image.fromarray(pixels).save(file, kind, **options)
     return Image.MIME[kind], file.getvalue()
 
 

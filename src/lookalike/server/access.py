@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import Scope
 
 from lookalike.server.admission import address_of, identify
-from lookalike.server.api_keys import find_key
+from lookalike.server.api_keys import Key, find_key
+from lookalike.server.links import image_target
 from lookalike.server.problems import ProblemError
 from lookalike.server.settings import ServeSettings
+from lookalike.server.signatures import key_of_url, sign_urls
 
 _PUBLIC = ("/healthz", "/readyz", "/openapi.json")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _READ_ONLY_POSTS = ("/search", "/search/image", "/search/batch", "/results", "/labeling/coverage")
 _HARMLESS = ("/healthz", "/openapi.json")
+_IMAGES = re.compile("/v1/galleries/(?P<gallery>[^/]+)/item/(?P<kind>image|thumbnail)")
+"""Paths that may be requested with a signed URL instead of a key."""
+
 _OWN_SITES = ("same-origin", "none")
 
 
@@ -141,6 +147,23 @@ def _own_url(scope: Scope) -> str:
     return f"{scope['raw_path'].decode('latin-1')}?{query}"
 
 
+def _key_of_url(scope: Scope, settings: ServeSettings) -> Key | None:
+    """Return the key that the URL of an image was signed for; None if it is not signed.
+
+    Raises:
+        ProblemError: the signature is not valid, or not any more.
+    """
+    image = _IMAGES.fullmatch(scope["path"])
+    if image is None or scope["method"] not in ("GET", "HEAD"):
+        return None
+    parameters = QueryParams(scope["query_string"])
+    if "signature" not in parameters:
+        return None
+    target = image_target(image["gallery"], image["kind"], parameters)
+    key, _ = key_of_url(parameters, target, settings.keys, settings.url_secret)
+    return key
+
+
 def _check_key(scope: Scope, headers: Headers, settings: ServeSettings) -> None:
     path = scope["path"]
     if path in _PUBLIC or scope["method"] == "OPTIONS" or path.startswith("/static/"):
@@ -160,6 +183,10 @@ def _check_key(scope: Scope, headers: Headers, settings: ServeSettings) -> None:
     if scheme.lower() != "bearer":
         secret = headers.get("x-api-key", "")
     key = find_key(secret.strip(), keys) if secret else None
+    if key is not None:
+        sign_urls(key, settings.url_secret, settings.url_seconds)
+    elif not secret:
+        key = _key_of_url(scope, settings)
     if key is None:
         raise ProblemError(
             401,
@@ -168,7 +195,7 @@ def _check_key(scope: Scope, headers: Headers, settings: ServeSettings) -> None:
             "send a valid key as Authorization: Bearer KEY or X-API-Key: KEY",
             {"www-authenticate": "Bearer"},
         )
-    identify(scope, key.name)
+    identify(scope, key.name, key=key.name)
     if writes and not key.write:
         raise ProblemError(
             403, "forbidden", "Write permission required", f"the key {key.name!r} is read-only"

@@ -77,7 +77,7 @@ _REMEMBERED = 1_000
 """A client is slow after an image that took so long, for some images. Slow clients together leave
 a decoder to others."""
 
-_MEDIA_TYPES = ("image/jpeg", "image/png")
+_MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
 
 UPLOAD_MEGAPIXELS = 50
 """Largest image in an upload or from a URL."""
@@ -284,16 +284,17 @@ class DecoderPool:
         *,
         options: DecodeOptions = DEFAULT_OPTIONS,
         page: int = 0,
+        webp: bool = False,
     ) -> tuple[str, bytes]:
         """Return the media type and bytes of a thumbnail of a file or array of the gallery.
 
         It is at most ``size`` pixels wide and high, of a page decoded with the options of its
-        source.
+        source; WebP, else JPEG or, if tiny, PNG.
 
         Raises:
             ImageError, ProblemError, CancelledError: as of :meth:`image`.
         """
-        request: dict[str, Any] = {"task": "thumbnail", "name": name, "size": size}
+        request: dict[str, Any] = {"task": "thumbnail", "name": name, "size": size, "webp": webp}
         request |= {"options": asdict(options), "page": page}
         return await self._run(image, request, _file_of, Priority.THUMBNAIL)
 

@@ -27,6 +27,7 @@ from lookalike.images.inline import thumbnail_file
 from lookalike.images.local_features import reduce_decoded
 from lookalike.images.memory import BUDGET
 from lookalike.images.options import DecodeOptions
+from lookalike.images.pillow import DRAFT_SIDE
 from lookalike.server import messages
 from lookalike.types import ImageArray
 
@@ -51,9 +52,14 @@ def features(data: bytes, request: Mapping[str, Any]) -> Response:
 
 
 def thumbnail(data: bytes, request: Mapping[str, Any]) -> Response:
-    """Decode and encode at most ``size`` pixels wide and high, as JPEG or, if tiny, as PNG."""
-    pixels = _pixels(data, request, reduce=shrink_to(request["size"]))
-    media_type, file = thumbnail_file(pixels)
+    """Decode and encode at most ``size`` pixels wide and high.
+
+    As WebP if ``webp``, else as JPEG or, if tiny, as PNG.
+    """
+    size = request["size"]
+    reduce = shrink_to(size, sharp=True)
+    pixels = _pixels(data, request, full_size=size > DRAFT_SIDE, reduce=reduce)
+    media_type, file = thumbnail_file(pixels, webp=request.get("webp", False))
     return {"type": media_type}, file
 
 

@@ -16,8 +16,9 @@ from lookalike.server.audit import audit
 from lookalike.server.bodies import TIMED_OUT, Body, drain_before_end
 from lookalike.server.pages import is_page_request, problem_page
 from lookalike.server.problems import MEDIA_TYPE, ProblemError
+from lookalike.server.request_ids import request_id
 from lookalike.server.running import ClientDisconnected
-from lookalike.server.sending import ResponseSender
+from lookalike.server.sending import ResponseSender, get_instead_of_head
 from lookalike.server.service import Service
 
 
@@ -36,9 +37,11 @@ class Middleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        original, scope = scope, get_instead_of_head(scope)
         service = self._service
         limits, quotas, metrics = service.settings.limits, service.quotas, service.metrics
         sender = ResponseSender(scope, send, quotas.responses, metrics, problem_response)
+        sender.is_embeddable = bool(service.settings.origins)
         body = Body(scope, limits, quotas.bodies)
         try:
             check_access(scope, service.settings)
@@ -59,7 +62,8 @@ class Middleware:
             return
         finally:
             body.release()
-            sender.count()
+            if "route" in scope:
+                original["route"] = scope["route"]
             if is_write(scope):
                 audit(scope, client_of(scope), sender.status)
 
@@ -70,7 +74,7 @@ def problem_response(problem: ProblemError, scope: Scope) -> Response:
     if is_page_request(scope["method"], scope["path"], accept):
         return problem_page(problem)
     return _ProblemResponse(
-        problem.as_dict(),
+        {**problem.as_dict(), "request_id": request_id(scope)},
         problem.status,
         headers=dict(problem.headers),
         media_type=MEDIA_TYPE,

@@ -10,6 +10,7 @@ from lookalike.errors import InputError
 from lookalike.metadata import check_metadata
 from lookalike.search import request as search_request
 from lookalike.server.limits import Limits
+from lookalike.server.links import IMAGE_URL, THUMBNAIL_TEMPLATE, THUMBNAIL_URL
 
 _LIMITS = Limits()
 _MAX_SIDE = 100_000
@@ -233,8 +234,9 @@ class Hit(BaseModel):
     id: str = Field(description="ID of the item.")
     distance: float = Field(description="Distance to the query, in units of the metric.")
     metadata: dict[str, Any] = Field(description="Metadata of the item.")
-    image_url: str = Field(description="Path of the item's image on this service.")
-    thumbnail_url: str = Field(description="Path of the item's thumbnail on this service.")
+    image_url: str = Field(description=IMAGE_URL)
+    thumbnail_url: str = Field(description=THUMBNAIL_URL)
+    thumbnail_url_template: str = Field(description=THUMBNAIL_TEMPLATE)
 
 
 class SearchResult(BaseModel):
@@ -264,6 +266,9 @@ class Problem(BaseModel):
     detail: str = Field(description="What is wrong with this request, and what to do.")
     errors: list[dict[str, Any]] | None = Field(
         None, description="Invalid fields of the request, each with its location and message."
+    )
+    request_id: str | None = Field(
+        None, description="X-Request-Id of the request, by which the service's log names it."
     )
 
 
@@ -325,8 +330,9 @@ class Item(BaseModel):
     metadata: dict[str, Any] = Field(description="Metadata of the item.")
     content_hash: str = Field(description="Hash of the image file.")
     editable: bool = Field(description="Whether the item can be changed through this API.")
-    image_url: str = Field(description="Path of the image on this service.")
-    thumbnail_url: str = Field(description="Path of the thumbnail on this service.")
+    image_url: str = Field(description=IMAGE_URL)
+    thumbnail_url: str = Field(description=THUMBNAIL_URL)
+    thumbnail_url_template: str = Field(description=THUMBNAIL_TEMPLATE)
 
 
 class ItemIds(BaseModel):

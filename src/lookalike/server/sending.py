@@ -17,13 +17,11 @@ from lookalike.server.problems import ProblemError
 PIECE = 1 << 16
 """Bytes that are sent before the client must have read what came before."""
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
     (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
-    (b"cross-origin-resource-policy", b"same-origin"),
     (
         b"content-security-policy",
         b"default-src 'none'; img-src 'self' blob: data:; script-src 'self'; style-src 'self'; "
@@ -35,8 +33,21 @@ ProblemResponse = Callable[[ProblemError, Scope], Response]
 """Returns the response that reports a problem."""
 
 
+def get_instead_of_head(scope: Scope) -> Scope:
+    """Return the scope of a GET for that of a HEAD, to which the server sends no body."""
+    if scope["method"] != "HEAD":
+        return scope
+    scope.setdefault("state", {})["is_head"] = True
+    return {**scope, "method": "GET"}
+
+
+def is_head(scope: Scope) -> bool:
+    """Return whether a request is a HEAD request."""
+    return bool(scope.get("state", {}).get("is_head"))
+
+
 class ResponseSender:
-    """Sends one response with the common headers, and counts the request.
+    """Sends one response with the common headers.
 
     A response that is in memory as a whole is sent in pieces, and counts as memory of the client
     until it is sent. Beyond the quota a problem is sent instead.
@@ -56,6 +67,8 @@ class ResponseSender:
         self._metrics = metrics
         self._problem_response = problem_response
         self._start: Message | None = None
+        self.is_embeddable = False
+        """Whether pages of other origins may show what is sent, as they may call the API."""
         self.status: int | None = None
         self.is_complete = False
         """Whether the end of the response is being sent."""
@@ -111,17 +124,11 @@ class ResponseSender:
         self.on_start()
         names = {name.lower() for name, _ in start["headers"]}
         added = [pair for pair in _HEADERS if pair[0] not in names]
+        policy = b"cross-origin" if self.is_embeddable else b"same-origin"
+        added.append((b"cross-origin-resource-policy", policy))
         if b"cache-control" not in names:
             added.append((b"cache-control", b"no-store"))
         await self._send({**start, "headers": [*start["headers"], *added]})
-
-    def count(self) -> None:
-        """Count the request by its route, since paths are unbounded."""
-        route = self._scope.get("route")
-        path = getattr(route, "path", "other")
-        method = self._scope["method"] if self._scope["method"] in _METHODS else "other"
-        status = str(self.status or "disconnected")
-        self._metrics.requests.labels(path, method, status).inc()
 
 
 async def _nothing() -> Message:
@@ -156,8 +163,8 @@ class FileResponse(Response):
         self._quota = quota
         self._in_thread = in_thread
 
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send the file.
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send the file; to a HEAD request, only its headers.
 
         Raises:
             OSError: it became shorter; the connection is closed then.
@@ -171,7 +178,7 @@ class FileResponse(Response):
                     "headers": self.raw_headers,
                 }
             )
-            left = self._size
+            left = 0 if is_head(scope) else self._size
             while left:
                 piece = await self._in_thread(self._file.read, min(PIECE, left))
                 if not piece:

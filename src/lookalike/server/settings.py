@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import secrets
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,9 @@ class ServeSettings:
         origins: origins whose pages may call the API from a browser (CORS).
         trusted_proxies: addresses of reverse proxies, whose ``X-Forwarded-For`` tells the clients
             apart that share the service's capacity.
+        url_secret: signs URLs of images, see :mod:`lookalike.server.signatures`; the same for all
+            replicas, at random for each process by default.
+        url_seconds: how long a signed URL is valid, at least; at most twice as long.
         limits: resource limits.
     """
 
@@ -44,6 +48,8 @@ class ServeSettings:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
+    url_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    url_seconds: float = 3600.0
     limits: Limits = field(default_factory=Limits)
 
 

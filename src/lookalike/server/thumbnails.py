@@ -119,7 +119,7 @@ class ItemImages:
                 return await self._image_to_send(item, stored)
 
     async def thumbnail(
-        self, gallery: Gallery, row: Rows, size: int, state: GalleryState
+        self, gallery: Gallery, row: Rows, size: int, state: GalleryState, *, webp: bool = False
     ) -> tuple[str, bytes]:
         """Return the media type and bytes of a thumbnail, at most ``size`` pixels wide and high.
 
@@ -128,17 +128,18 @@ class ItemImages:
             row: the item.
             size: maximum width and height.
             state: of the row's gallery; a thumbnail is cached for one state.
+            webp: as WebP; else as JPEG or, if it is tiny, PNG.
 
         Raises:
             ImageError: the image cannot be read.
             FetchError: it could not be fetched.
         """
-        key = state, row.ids[0], size
+        key = state, row.ids[0], size, webp
         if (thumbnail := self._thumbnails.get(key)) is None:
             with self._reads.take():
                 item = await self._open(gallery, _record(row))
                 async with self._stored(item) as stored:
-                    thumbnail = await self._thumbnail(item.id, stored, size)
+                    thumbnail = await self._thumbnail(item.id, stored, size, webp=webp)
             self._thumbnails.put(key, thumbnail, len(thumbnail[1]))
         return thumbnail
 
@@ -321,9 +322,11 @@ class ItemImages:
         data = await self._workers.reading.run(image.file.read)
         return await self._workers.reading.run(_file_with, image.media_type, data)
 
-    async def _thumbnail(self, row_id: str, stored: StoredImage, size: int) -> tuple[str, bytes]:
+    async def _thumbnail(
+        self, row_id: str, stored: StoredImage, size: int, *, webp: bool = False
+    ) -> tuple[str, bytes]:
         return await self._decoders.thumbnail(
-            stored.content, row_id, size, options=stored.options, page=stored.page
+            stored.content, row_id, size, options=stored.options, page=stored.page, webp=webp
         )
 
 

@@ -127,7 +127,7 @@ async function renderSets({ query, sets, swapped }) {
   for (const [position, index] of order.entries()) {
     const title = position ? "Right" : "Left";
     const list = element("ol", { class: "hits" });
-    for (const id of sets[index]) list.append(element("li", { class: "hit" }, await thumbnail(names[index], id, "Result", 192)));
+    for (const id of sets[index]) list.append(element("li", { class: "hit" }, await thumbnail(names[index], id, "Result", 256)));
     columns.append(element("section", { class: "result-set", "aria-label": title }, element("h2", {}, title), list));
   }
   box.append(columns);

@@ -54,7 +54,7 @@ function currentLabels() {
   return labels;
 }
 
-const thumbnailURL = (id) => `${itemURL(gallery, "/thumbnail", id)}&size=192`;
+const thumbnailURL = (id) => `${itemURL(gallery, "/thumbnail", id)}&size=256`;
 
 function show() {
   store();

@@ -19,7 +19,7 @@ export async function start(main) {
       maxThumbnails: MAX_THUMBNAILS,
       searchURL: (id) => `/g/${gallery}?id=${encodeURIComponent(id)}`,
       thumbnail: async (row) => {
-        const image = await createImageBitmap(await fetchBlob(`${itemURL(gallery, "/thumbnail", data.ids[row])}&size=${2 * THUMBNAIL_SIZE}`));
+        const image = await createImageBitmap(await fetchBlob(`${itemURL(gallery, "/thumbnail", data.ids[row])}&size=128`));
         return { image, x: 0, y: 0, width: image.width, height: image.height };
       },
     });
