@@ -95,7 +95,9 @@ class ImageError(InputError):
 
 
 class MissingRowError(InputError):
-    """The gallery has no row with that ID."""
+    """The gallery has no row with that ID; ``row_id`` is the ID, if one was looked for."""
+
+    row_id: str | None = None
 
 
 class UnknownNameError(InputError):

@@ -232,7 +232,7 @@ def test_invalid_queries_are_refused(gallery: Gallery) -> None:
     with pytest.raises(SettingError, match="metric=l1 must be l2 or cosine"):
         gallery.search(image, metric="l1")
     with pytest.raises(
-        InputError, match="no query: pass an image, id, text, vector, like or keywords"
+        InputError, match="no query: pass an image, id, text, vector, like, keywords or where"
     ):
         gallery.search()
     with pytest.raises(InputError, match="no row with the id 'nobody'"):

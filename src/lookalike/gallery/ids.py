@@ -137,4 +137,6 @@ def missing_row_error(wanted: str, ids: Iterable[str] = ()) -> MissingRowError:
     near = [each for each in candidates if each.endswith(f":{wanted}")]  # it lacks its source
     near += difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.75)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return MissingRowError(f"there is no row with the id {wanted[:200]!r}{hint}")
+    error = MissingRowError(f"there is no row with the id {wanted[:200]!r}{hint}")
+    error.row_id = wanted
+    return error

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import html
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-RankedBy = Literal["embedding", "keywords", "embedding+keywords"]
+RankedBy = Literal["embedding", "keywords", "embedding+keywords", "id"]
 """What the order of hits comes from."""
 
 RANKED_BY: tuple[RankedBy, ...] = get_args(RankedBy)
@@ -52,7 +53,9 @@ class Hits(Sequence[Hit]):
     pickled. A slice is ``Hits`` again; ranks stay those of the search.
 
     ``ranked_by`` says what the order comes from: ``embedding``, ``keywords`` (names and metadata),
-    or ``embedding+keywords``, both fused by rank. ``note`` is what a person should know about it:
+    ``embedding+keywords``, both fused by rank, or ``id``, where nothing but a filter was searched
+    by; distances are NaN then. ``total`` is the number of rows that match keywords or a filter
+    alone; None where all rows are ranked. ``note`` is what a person should know about it:
     that a text was searched in names and metadata, since the encoder has no texts, and which words
     match nothing.
     """
@@ -64,6 +67,7 @@ class Hits(Sequence[Hit]):
     reader: ImageReader | None = field(default=None, compare=False)
     ranked_by: RankedBy = "embedding"
     note: str | None = None
+    total: int | None = None
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...
@@ -90,21 +94,24 @@ class Hits(Sequence[Hit]):
         return f"<Hits of {query!r}: {format_count(len(self), 'hit')}, {self.measure}{best}>"
 
     def __reduce__(self) -> tuple[object, ...]:
-        fields = (self.query, self.metric, self.rows, self.uri, None, self.ranked_by, self.note)
-        return Hits, fields
+        ranking = (self.ranked_by, self.note, self.total)
+        return Hits, (self.query, self.metric, self.rows, self.uri, None, *ranking)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hits:
         return replace(self, rows=copy.deepcopy(self.rows, memo))
 
     @property
     def measure(self) -> str:
-        """What distances are in: the metric, or ``keywords``, where they are 1 - score / best."""
-        return "keywords" if self.ranked_by == "keywords" else self.metric.value
+        """What distances are in: the metric, or ``keywords``, where they are 1 - score / best.
+
+        It is ``id`` where there are none.
+        """
+        return self.metric.value if self.has_distances else self.ranked_by
 
     @property
     def has_distances(self) -> bool:
-        """Whether hits are at a distance: not where they are ranked by keywords alone."""
-        return self.ranked_by != "keywords"
+        """Whether hits are at a distance: not where keywords or a filter alone were searched by."""
+        return self.ranked_by in ("embedding", "embedding+keywords")
 
     @property
     def ids(self) -> list[str]:
@@ -123,14 +130,25 @@ class Hits(Sequence[Hit]):
         Raises:
             SettingError: the metric is not cosine, or nothing but keywords was searched for.
         """
-        if self.ranked_by == "keywords":
-            raise SettingError("hits by keywords have no similarities; use .distances")
+        if not self.has_distances:
+            raise SettingError(f"hits by {self.ranked_by} have no similarities")
         if self.metric is not Metric.COSINE:
             raise SettingError(
                 "{metric} has no similarities; use .distances, or search with metric='cosine'",
                 metric=str(self.metric),
             )
-        return 1 - self.distances
+        return np.clip(1 - self.distances, -1, 1)
+
+    def similarity(self, hit: Hit) -> float | None:
+        """Return the cosine similarity of a hit, -1 to 1; None where there are none.
+
+        That is where the metric is l2, whose distances have no upper bound, and where keywords or a
+        filter alone were searched by. 100 times the similarity, at least 0, is what people are
+        shown as per cent.
+        """
+        if not self.has_distances or self.metric is not Metric.COSINE:
+            return None
+        return min(1.0, max(-1.0, 1 - float(hit.distance)))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the query, what ranked its hits, the note and the hits as JSON values."""
@@ -138,7 +156,19 @@ class Hits(Sequence[Hit]):
             "query": self.query,
             "ranked_by": self.ranked_by,
             "note": self.note,
-            "hits": [asdict(hit) for hit in self.rows],
+            "hits": [self.hit_as_dict(hit) for hit in self.rows],
+        }
+
+    def hit_as_dict(self, hit: Hit) -> dict[str, Any]:
+        """Return a hit as JSON values, with its similarity; what it has not is None."""
+        distance = None if math.isnan(hit.distance) else float(hit.distance)
+        return {
+            "rank": hit.rank,
+            "id": hit.id,
+            "uri": hit.uri,
+            "distance": distance,
+            "similarity": self.similarity(hit),
+            "metadata": dict(hit.metadata),
         }
 
     def to_pandas(self) -> pd.DataFrame:

@@ -6,14 +6,22 @@ once, a service in its processes and threads while others are served.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import TEXT_COMMAND, ImageError, InputError, MissingRowError, SettingError
+from lookalike.errors import (
+    TEXT_COMMAND,
+    ImageError,
+    InputError,
+    LookalikeError,
+    MissingRowError,
+    SettingError,
+)
 from lookalike.search.keywords import keywords_of_text
 from lookalike.search.region import QueryRegion
 from lookalike.search.request import Example, Query, SearchRequest
@@ -139,7 +147,7 @@ async def encode_queries(
         if len(parts) == 1:
             vectors = parts[0]
         elif not parts:
-            name = str(request.keywords) if whole.is_empty else whole.name
+            name = whole.name if whole.examples else request.name
             vectors = QueryVectors(name, None, np.empty((0, steps.dim), np.float32))
         else:
             vectors = _combined(query, parts, request.metric or Metric.COSINE)
@@ -298,7 +306,7 @@ async def _encode_examples(
     parts = [_Part(example) for example in examples]
     stored = [part for part in parts if part.example.id is not None]
     if stored:
-        rows = await steps.rows([str(part.example.id) for part in stored])
+        rows = await _stored_rows([part.example for part in stored], steps)
         for place, part in enumerate(stored):
             part.row = rows.take([place])
             if request.region.is_whole_image:
@@ -311,8 +319,17 @@ async def _encode_examples(
             part.embeddings = embeddings[place : place + 1]
     for part in parts:
         if part.example.vector is not None:
-            part.embeddings = _checked_vector(part.example.vector, steps.dim)
+            with _about([part.example]):
+                part.embeddings = _checked_vector(part.example.vector, steps.dim)
     return [part.vectors() for part in parts]
+
+
+async def _stored_rows(examples: Sequence[Example], steps: QuerySteps) -> Rows:
+    try:
+        return await steps.rows([str(example.id) for example in examples])
+    except MissingRowError as error:
+        places = (example.place for example in examples if example.id == error.row_id)
+        raise error.about(*filter(None, places)) from None
 
 
 async def _encode_images(parts: Sequence[_Part], request: SearchRequest, steps: QuerySteps) -> None:
@@ -323,14 +340,25 @@ async def _encode_images(parts: Sequence[_Part], request: SearchRequest, steps: 
     ]
     for start in range(0, len(chosen), steps.batch_size):
         batch = chosen[start : start + steps.batch_size]
-        crops = await steps.crops(
-            [part.example for part in batch], [part.row for part in batch], request.region
-        )
+        examples = [part.example for part in batch]
+        with _about(examples):
+            crops = await steps.crops(examples, [part.row for part in batch], request.region)
         for part, each in zip(batch, crops, strict=True):
             part.crops = each
         await _encode_crops([part for part in batch if part.embeddings is None], steps)
         for part in batch:
             part.crops = part.crops[:1] if request.needs_image else []
+
+
+@contextmanager
+def _about(examples: Sequence[Example]) -> Iterator[None]:
+    """Note in errors the example that they are about, if there is one only."""
+    try:
+        yield
+    except LookalikeError as error:
+        if len(examples) == 1 and examples[0].place:
+            error.about(examples[0].place)
+        raise
 
 
 async def _encode_crops(parts: Sequence[_Part], steps: QuerySteps) -> None:
@@ -341,7 +369,8 @@ async def _encode_crops(parts: Sequence[_Part], steps: QuerySteps) -> None:
         embeddings = await steps.encode_images([crop for part in parts for crop in part.crops])
     except ImageError as error:
         if len(parts) == 1:
-            raise ImageError(f"{parts[0].example.name}: {error}") from error
+            with _about([parts[0].example]):
+                raise ImageError(f"{parts[0].example.name}: {error}") from error
         for part in parts:
             await _encode_crops([part], steps)
         return

@@ -20,6 +20,7 @@ from lookalike.cancellation import check_cancelled
 from lookalike.errors import InputError, SettingError, UnknownNameError
 from lookalike.filters import Filter, Where, as_filter
 from lookalike.search.region import WHOLE_IMAGE, QueryRegion
+from lookalike.stores.base import MAX_K
 from lookalike.texts import repeated
 from lookalike.types import ImageArray, Metric
 from lookalike.vectors import as_numbers
@@ -50,6 +51,7 @@ _MAX_PADDING = 100
 _NOT_BASE64 = bytes(set(range(256)) - set(f"{ascii_letters}{digits}+/".encode()))
 
 _KINDS = ("image", "id", "text", "url", "vector")
+_NUMBERS = ("k", "offset")
 _OPTIONS = ("metric", "where", "max_distance", "min_similarity", "exact", "rerank", "keywords")
 
 
@@ -134,6 +136,7 @@ class Example:
         vector: an embedding ``(dim,)``, of any length but zero for cosine.
         weight: of this example; negative if results should be unlike it, zero to ignore it.
         stored: use the stored embedding if the image is that of a row.
+        place: of it in a request, which errors are about: ``like/0/id``.
 
     Raises:
         InputError: not exactly one of them is set, one is of another type, or the vector is not one
@@ -148,6 +151,7 @@ class Example:
     vector: NDArray[np.float32] | None = None
     weight: float = 1.0
     stored: bool = False
+    place: str = ""
 
     def __post_init__(self) -> None:
         values = {name: getattr(self, name) for name in _KINDS}
@@ -162,8 +166,12 @@ class Example:
             object.__setattr__(self, "vector", as_vectors("vector", self.vector, ndim=1))
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any], weight: float = 1.0) -> Self:
+    def from_json(cls, fields: Mapping[str, Any], place: str = "") -> Self:
         """Return an example of a JSON object such as ``{"id": "photos:1.jpg"}``.
+
+        Args:
+            fields: of the object; an image may be a :class:`SentImage` too.
+            place: of the object in the request, with a slash at its end; empty at its root.
 
         Raises:
             InputError: it has not exactly one field, or that is unknown or of another type.
@@ -171,10 +179,17 @@ class Example:
         known: dict[str, Any] = {
             name: value for name in _KINDS if (value := fields.get(name)) is not None
         }
-        image = known.pop("image", None)
-        if image is not None and not isinstance(image, str):
-            raise InputError("{image} must be a file in base64", image=None)
-        return cls(image=None if image is None else SentImage(image), weight=weight, **known)
+        whole = place.removesuffix("/")
+        places = [f"{place}{name}" for name in known] or [whole] * bool(whole)
+        image = known.get("image")
+        if isinstance(image, str):
+            known["image"] = SentImage(image)
+        elif not isinstance(image, SentImage | None):
+            raise InputError("{image} must be a file in base64", image=None).about(*places)
+        try:
+            return cls(place=places[0] if places else "", **known)
+        except InputError as error:
+            raise error.about(*places) from None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values, without its weight; an image is its file in base64.
@@ -208,7 +223,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query: an example, several that are combined, or none for a search by keywords alone.
+    """One query: an example, several that are combined, or none.
+
+    Without one, rows are searched by keywords, or those that the filter matches are listed.
 
     Raises:
         SettingError: no example has a positive weight.
@@ -284,11 +301,14 @@ class Query:
                 f"a query needs exactly one of {', '.join(_KINDS)} and like; a text among several "
                 'examples is an example of like: {"text": "red"}'
             )
-        return cls.combine(
-            [Example.from_json(each) for each in fields.get("like") or ()],
-            [Example.from_json(each) for each in fields.get("unlike") or ()],
-            weights=fields.get("weights"),
+        like, unlike = (
+            [
+                Example.from_json(each, f"{name}/{number}/")
+                for number, each in enumerate(fields.get(name) or ())
+            ]
+            for name in ("like", "unlike")
         )
+        return cls.combine(like, unlike, weights=fields.get("weights"))
 
     def as_json(self) -> dict[str, Any]:
         """Return the query as JSON values; files are in base64.
@@ -318,7 +338,7 @@ class Query:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to compare rows with, for a search by keywords alone."""
+        """Whether there is nothing to compare rows with: keywords or the filter choose them."""
         return not self.examples
 
     @property
@@ -340,7 +360,7 @@ class Query:
         if region.is_whole_image:
             return
         if self.is_empty:
-            region.refuse_for("a search by keywords alone")
+            region.refuse_for("a search by a filter or by keywords alone")
         images = sum(example.is_image for example in self.examples)
         if images > 1:
             region.refuse_for("a query of several examples")
@@ -356,6 +376,9 @@ class SearchRequest:
         queries: at least one.
         region: of each query image.
         k: results per query.
+        offset: results to leave out before them.
+        first: results of the first page, if this is a later one that shall follow it: those of an
+            approximate search may not be the first ones of an exact search, and are not repeated.
         metric: of distances; None for that of the gallery.
         where: filter by metadata.
         max_distance: in units of the metric.
@@ -373,6 +396,8 @@ class SearchRequest:
     queries: tuple[Query, ...]
     region: QueryRegion = WHOLE_IMAGE
     k: int = 7
+    offset: int = 0
+    first: int = 0
     metric: Metric | None = None
     where: Where | None = None
     max_distance: float | None = None
@@ -386,29 +411,52 @@ class SearchRequest:
     def __post_init__(self) -> None:
         if not self.queries:
             raise InputError("{query}: there is none in the list", query=None)
-        if isinstance(self.k, bool) or not isinstance(self.k, int | np.integer):
-            raise SettingError("{k} must be a whole number", k=self.k)
-        if self.k < 1:
-            raise SettingError("{k} must be at least 1", k=self.k)
+        self._check_numbers()
         if self.keywords is not None and not isinstance(self.keywords, str):
             raise InputError("{keywords} must be a string", keywords=None)
-        if self.keywords is None and any(query.is_empty for query in self.queries):
+        is_any_empty = any(query.is_empty for query in self.queries)
+        if self.keywords is None and self.where is None and is_any_empty:
             raise InputError(
-                "no query: pass an image, {id}, {text}, {vector}, {like} or {keywords}",
-                id=None,
-                text=None,
-                vector=None,
-                like=None,
-                keywords=None,
+                "no query: pass an image, {id}, {text}, {vector}, {like}, {keywords} or {where}",
+                **dict.fromkeys(("id", "text", "vector", "like", "keywords", "where")),
             )
         metric = None if self.metric is None else Metric(self.metric)
-        where = None if self.where is None else as_filter(self.where)
-        object.__setattr__(self, "k", int(self.k))
+        try:
+            where = None if self.where is None else as_filter(self.where)
+        except InputError as error:
+            raise error.about("where") from None
         object.__setattr__(self, "exact", as_flag("exact", self.exact))
         object.__setattr__(self, "metric", metric)
         object.__setattr__(self, "filter", where)
-        object.__setattr__(self, "rerank", parse_rerankings(self.rerank))
+        try:
+            object.__setattr__(self, "rerank", parse_rerankings(self.rerank))
+        except InputError as error:
+            raise error.about("rerank") from None
         self._check_limits()
+        limit = "min_similarity" if self.max_distance is None else "max_distance"
+        if self.keywords is None and is_any_empty and getattr(self, limit) is not None:
+            raise SettingError(
+                f"{{{limit}}} needs something to compare images with: {{where}} alone has no "
+                "distances",
+                **{limit: None},
+                where=None,
+            )
+
+    def _check_numbers(self) -> None:
+        for name, least in (("k", 1), ("offset", 0), ("first", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise SettingError(f"{{{name}}} must be a whole number", **{name: value})
+            if value < least:
+                raise SettingError(f"{{{name}}} must be at least {least}", **{name: value})
+            object.__setattr__(self, name, int(value))
+        depth = self.offset + self.k
+        if self.offset and depth > MAX_K and not all(query.is_empty for query in self.queries):
+            raise SettingError(
+                f"{{offset}} and {{k}} must be at most {MAX_K:,} together, unless {{keywords}} or "
+                "{where} are all there is to search for",
+                **{"offset": self.offset, "k": self.k, "keywords": None, "where": None},
+            )
 
     def _check_limits(self) -> None:
         if self.max_distance is not None:
@@ -483,6 +531,7 @@ class SearchRequest:
         box = self.region.box
         options |= {
             "k": self.k,
+            "offset": self.offset or None,
             "exact": self.exact or None,
             "box": None if box is None else list(box),
             "foreground": self.region.foreground or None,
@@ -496,14 +545,22 @@ class SearchRequest:
         return parse_rerankings(self.rerank)
 
     @property
+    def name(self) -> str:
+        """Names a search by keywords or a filter alone in results."""
+        if self.keywords is not None:
+            return self.keywords
+        return self.where if isinstance(self.where, str) else "filter"
+
+    @property
     def needs_image(self) -> bool:
         """Whether a re-ranking reads the query's image."""
         return "geometric" in self.rerankings
 
     @property
     def is_plain(self) -> bool:
-        """Whether hits are the nearest rows to one vector: no re-ranking, keywords or crops."""
-        return not self.rerankings and self.keywords is None and not self.region.multi_crop
+        """Whether hits are the first rows by one vector: no re-ranking, keywords or crops."""
+        is_whole = self.keywords is None and not (self.offset or self.region.multi_crop)
+        return is_whole and not self.rerankings
 
     @property
     def distance_limit(self) -> float:
@@ -514,13 +571,14 @@ class SearchRequest:
 
 
 def query_from_json(fields: Mapping[str, Any]) -> Query:
-    """Return the query of a JSON object; one of keywords alone if it has nothing else.
+    """Return the query of a JSON object; an empty one if it has keywords or a filter alone.
 
     Raises:
         InputError: there is not exactly one query.
     """
     names = (*_KINDS, "like", "unlike", "weights")
-    if fields.get("keywords") is not None and all(fields.get(name) is None for name in names):
+    has_words = fields.get("keywords") is not None or fields.get("where") is not None
+    if has_words and all(fields.get(name) is None for name in names):
         return Query()
     return Query.from_json(fields)
 
@@ -536,7 +594,8 @@ def options_from_json(fields: Mapping[str, Any]) -> dict[str, Any]:
         foreground=bool(fields.get("foreground")),
         multi_crop=bool(fields.get("multi_crop")),
     )
-    options = {name: fields[name] for name in ("k", *_OPTIONS) if fields.get(name) is not None}
+    names = (*_NUMBERS, *_OPTIONS)
+    options = {name: fields[name] for name in names if fields.get(name) is not None}
     return {"region": region, **options}
 
 

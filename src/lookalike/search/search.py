@@ -6,7 +6,8 @@ steps a search checks whether it was cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -19,11 +20,12 @@ from lookalike.errors import TEXT_COMMAND, InputError, MissingRowError
 from lookalike.filters import Filter, RowFilter
 from lookalike.formatting import shorten
 from lookalike.search import rerank
-from lookalike.search.hits import Hits, ImageReader, RankedBy
+from lookalike.search.hits import Hits, ImageReader
 from lookalike.search.keywords import fuse_rankings, with_text
+from lookalike.search.ordering import order_rows
 from lookalike.search.query import QueryVectors
 from lookalike.search.request import SearchRequest
-from lookalike.stores.base import MAX_K, RowReader, TextSearch
+from lookalike.stores.base import MAX_K, RowReader, TextSearch, has_approximate_index
 from lookalike.stores.full_text import text_search
 from lookalike.types import Embeddings, Hit, ImageArray, Metric
 from lookalike.vectors import unit_rows
@@ -72,6 +74,9 @@ def search_rows(
 ) -> list[Hits]:
     """Return at most ``k`` hits for each query, best first; distances are from query to rows.
 
+    Without embeddings and keywords, those are the rows that the filter matches, ordered by id, and
+    distances are NaN.
+
     All queries are searched for in one snapshot, in which the filter is evaluated once; those that
     are neither re-ranked nor of several vectors are searched for together.
 
@@ -96,11 +101,14 @@ def search_rows(
     where = request.filter
     if where is not None:
         with timer("search"):
-            where = store.resolve_filter(where)
+            try:
+                where = store.resolve_filter(where)
+            except InputError as error:
+                raise error.about("where") from None
     if request.is_plain and all(map(_is_plain, queries)):
         with timer("search"):
             return _search_plain(request, store, queries, where)
-    return [_Search(request, store, query, read_images, where).run(timer) for query in queries]
+    return [_Search(request, store, query, read_images, where).page(timer) for query in queries]
 
 
 def _is_plain(query: QueryVectors) -> bool:
@@ -129,10 +137,15 @@ def _best(hits: Sequence[Hit], request: SearchRequest, query: QueryVectors) -> H
     """Return the first ``k`` hits within the distance limit, ranked from 1."""
     limit = request.distance_limit
     results = [hit for hit in hits if hit.distance <= limit][: request.k]
-    rows = tuple(
-        hit if hit.rank == rank else replace(hit, rank=rank) for rank, hit in enumerate(results, 1)
+    return Hits(query.name, _metric(request), _ranked(results), query.uri)
+
+
+def _ranked(hits: Sequence[Hit], start: int = 0) -> tuple[Hit, ...]:
+    """Return hits ranked from ``start + 1``."""
+    return tuple(
+        hit if hit.rank == rank else replace(hit, rank=rank)
+        for rank, hit in enumerate(hits, start + 1)
     )
-    return Hits(query.name, _metric(request), rows, query.uri)
 
 
 def _metric(request: SearchRequest) -> Metric:
@@ -150,10 +163,31 @@ class _Search:
     read_images: ImageReader
     where: Filter | None
     depth: int = 0
+    total: int | None = None
     unmatched: dict[str, str | None] = field(default_factory=dict)
 
+    def page(self, timer: StageTimer) -> Hits:
+        """Return the hits, those of a later page without the ones before.
+
+        An approximate search for more hits may begin with others. So a later page is cut out of the
+        exact hits, which follow those of the first page, if that was approximate.
+        """
+        request = self.request
+        if not request.offset or not len(self.query.embeddings):
+            return self.run(timer)
+        start, end = request.offset, request.offset + request.k
+        self.request = replace(request, k=end, offset=0, exact=True)
+        hits = self.run(timer)
+        rows = hits.rows
+        if request.first and not request.exact and has_approximate_index(self.store):
+            self.request = replace(request, k=request.first, offset=0)
+            first = self.run(timer).rows
+            ids = {hit.id for hit in first}
+            rows = (*first, *(hit for hit in rows if hit.id not in ids))
+        return replace(hits, rows=_ranked(rows[start:end], start))
+
     def run(self, timer: StageTimer) -> Hits:
-        """Return the hits."""
+        """Return the hits; of those without distances only, the first ones are left out."""
         request = self.request
         keywords = with_text(request.keywords, self.query.keywords)
         self.depth = request.k
@@ -167,12 +201,34 @@ class _Search:
             with timer("rerank"):
                 hits = self._rerank(hits)
         if request.keywords is None and self.query.keywords is None:
-            return _best(hits, request, self.query)
+            if len(self.query.embeddings):
+                return _best(hits, request, self.query)
+            with timer("search"):
+                return self._matching_filter()
         with timer("keywords"):
-            hits = self._fuse_keywords(hits, keywords)
-        ranked_by: RankedBy = "embedding+keywords" if len(self.query.embeddings) else "keywords"
-        return replace(
-            _best(hits, request, self.query), ranked_by=ranked_by, note=self._note() or None
+            try:
+                hits = self._fuse_keywords(hits, keywords)
+            except InputError as error:
+                raise error.about("text" if request.keywords is None else "keywords") from None
+        best = _best(hits, request, self.query)
+        note = self._note() or None
+        if len(self.query.embeddings):
+            return replace(best, ranked_by="embedding+keywords", note=note)
+        rows = _ranked(best.rows, request.offset)
+        return replace(best, rows=rows, ranked_by="keywords", note=note, total=self.total)
+
+    def _matching_filter(self) -> Hits:
+        """Return the rows that the filter matches, by id."""
+        request = self.request
+        rows = order_rows(self.store, where=request.filter)
+        ids = self.store.ids_at(rows[request.offset :][: request.k])
+        hits = self._hits(dict.fromkeys(ids, math.nan))
+        return Hits(
+            self.query.name,
+            _metric(request),
+            _ranked(hits, request.offset),
+            ranked_by="id",
+            total=len(rows),
         )
 
     def _note(self) -> str:
@@ -214,15 +270,19 @@ class _Search:
     def _fuse_keywords(self, hits: list[Hit], keywords: str) -> list[Hit]:
         """Return hits fused by rank with the rows whose names or metadata match the keywords.
 
+        The first 200 of each are fused, however many hits are wanted; the other hits follow.
         Without an image, a row's distance is 1 - BM25 / (BM25 of the best row).
         """
         rows = self._keyword_rows(keywords)
         if not len(rows):
+            self.total = 0
             return hits
         if not len(self.query.embeddings):
             return self._keyword_hits(keywords, rows)
         by_keywords = RowFilter(rows, self.store.columns())
-        by_id = {hit.id: hit for hit in hits}
+        by_id = {hit.id: hit for hit in hits[: rerank.DEPTH]}
+        rest = hits[rerank.DEPTH :]
+        self.depth = rerank.DEPTH
         for hit in self._nearest(self.query.embeddings, by_keywords):
             by_id.setdefault(hit.id, hit)
         numbers = self.store.row_numbers([*by_id])
@@ -231,7 +291,8 @@ class _Search:
         matching = [row_id for row_id, number in zip(by_id, numbers, strict=True) if number >= 0]
         ranked = sorted(zip((-scores).tolist(), matching, strict=True))
         by_text = [(row_id, -negative) for negative, row_id in ranked]
-        return [by_id[row_id] for row_id in fuse_rankings(list(by_id), by_text)]
+        fused = [by_id[row_id] for row_id in fuse_rankings(list(by_id), by_text)]
+        return [*fused, *(hit for hit in rest if hit.id not in by_id)]
 
     @property
     def _text_search(self) -> TextSearch:
@@ -250,15 +311,21 @@ class _Search:
 
     def _keyword_hits(self, keywords: str, rows: NDArray[np.int64]) -> list[Hit]:
         """Return the rows with the highest scores, equal ones by number."""
+        request = self.request
         scores = self._text_search.scores(keywords, rows)
-        best = np.argsort(-scores, kind="stable")[: self.request.k]
-        scores = scores[best]
-        distances = np.maximum(0, 1 - scores / max(float(scores[0]), 1e-12)).tolist()
-        by_id = dict(zip(self.store.ids_at(rows[best]), distances, strict=True))
-        existing = self._read_existing([*by_id], self.store.get)
+        best = np.argsort(-scores, kind="stable")
+        distances = np.maximum(0, 1 - scores[best] / max(float(scores[best[0]]), 1e-12))
+        self.total = int(np.count_nonzero(distances <= request.distance_limit))
+        page = slice(request.offset, min(request.offset + request.k, self.total))
+        ids = self.store.ids_at(rows[best[page]])
+        return self._hits(dict(zip(ids, distances[page].tolist(), strict=True)))
+
+    def _hits(self, distances: Mapping[str, float]) -> list[Hit]:
+        """Return rows by id as hits at their distances."""
+        existing = self._read_existing([*distances], self.store.get)
         records = (record for rows in existing for record in rows.records())
         return [
-            Hit(rank, each.id, each.uri, by_id[each.id], each.metadata)
+            Hit(rank, each.id, each.uri, distances[each.id], each.metadata)
             for rank, each in enumerate(records, 1)
         ]
 
@@ -333,7 +400,7 @@ def _verified_order(
         raise InputError(
             "re-ranking by geometric verification compares images: the query must be an image, "
             "not a text or a vector"
-        )
+        ).about("rerank")
     candidates = hits[:GEOMETRIC_DEPTH]
     from lookalike.images import local_features
 

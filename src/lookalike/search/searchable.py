@@ -22,6 +22,7 @@ class SearchOptions(TypedDict, total=False):
     """The options of :meth:`Searchable.search`, which are explained there."""
 
     k: int
+    offset: int
     where: Where | None
     min_similarity: float | None
     max_distance: float | None
@@ -96,6 +97,7 @@ class Searchable(ABC):
         unlike: object = None,
         weights: Sequence[float] | None = None,
         k: int = 7,
+        offset: int = 0,
         where: Where | None = None,
         min_similarity: float | None = None,
         max_distance: float | None = None,
@@ -135,8 +137,12 @@ class Searchable(ABC):
             unlike: the same, for what results should be unlike.
             weights: of ``like``, ``unlike`` and ``text``, in this order, at least 0.
             k: results per query, at least 1.
+            offset: results to leave out before them, so that ``offset=k`` is the second page. Hits
+                of later pages are exact; together with ``k`` at most 16,384, unless there are no
+                distances.
             where: filter by metadata, e.g. ``"year >= 2020"`` or ``{"year": {"gte": 2020}}`` (see
-                :mod:`lookalike.filters`).
+                :mod:`lookalike.filters`). Alone, if there is no other query, it gives the rows that
+                match, ordered by id; their distances are NaN.
             min_similarity: minimum cosine similarity, from -1 to 1 (identical).
             max_distance: maximum distance, in the metric's units.
             metric: ``l2`` or ``cosine``; the gallery's own by default.
@@ -184,6 +190,7 @@ class Searchable(ABC):
             queries=tuple(queries),
             region=QueryRegion.of(box, foreground=foreground, multi_crop=multi_crop),
             k=k,
+            offset=offset,
             metric=None if metric is None else Metric(metric),
             where=where,
             max_distance=max_distance,

@@ -333,6 +333,11 @@ class VectorStore(RowReader, Protocol):
 _LONGEST_NUMBER = 20
 
 
+def has_approximate_index(store: RowReader) -> bool:
+    """Return whether searches that are not to be exact may use an approximate index."""
+    return bool(getattr(store, "is_approximate", False))
+
+
 def new_revision(number: int) -> str:
     """Return the revision of the commit with this number, with a random mark."""
     return f"{number}-{os.urandom(6).hex()}"
