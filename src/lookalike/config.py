@@ -9,6 +9,7 @@
 ``LOOKALIKE_MILVUS_CA``     CA certificate file for milvus+tls://
 ``LOOKALIKE_DEVICE``   ``cuda``: run networks on a GPU; needs the package onnxruntime-gpu
 ``LOOKALIKE_THREADS``  threads of each pool (default: the cores that this process may use)
+``LOOKALIKE_SERVE_...``  the options of ``lookalike serve``, such as ``LOOKALIKE_SERVE_PORT``
 ``LOOKALIKE_LOCK_WAIT``  seconds to wait for other processes that write to a gallery (default: 60)
 
 Those of the public hub of models, which other tools read, too:
@@ -182,6 +183,12 @@ def _user_cache() -> Path:
 def lookalike_variables() -> dict[str, str]:
     """Return the lookalike variables that are set, for processes on other machines."""
     return {name: value for name, value in os.environ.items() if name.startswith("LOOKALIKE_")}
+
+
+def command_variables(prefix: str) -> dict[str, str]:
+    """Return the variables of a command that are set and not empty, by their names."""
+    variables = lookalike_variables().items()
+    return {name: value for name, value in variables if name.startswith(prefix) and value}
 
 
 def linear_algebra_threads() -> dict[str, str]:

@@ -85,7 +85,10 @@ CASES = {
             "allow_origin": "origins",
             "trusted_proxy": "trusted_proxies",
         },
-        own=("host", "port", "audit_log"),
+        own=(
+            *("galleries", "config", "print_config", "host", "port"),
+            *("audit_log", "log_format", "log_level"),
+        ),
     ),
 }
 

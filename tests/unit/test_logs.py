@@ -129,7 +129,8 @@ def audit_file(tmp_path: Path) -> Iterator[Path]:
 
 
 def put(path: str = "/v1/galleries/photos/item", query: bytes = b"id=a") -> dict[str, object]:
-    return {"type": "http", "method": "PUT", "path": path, "query_string": query}
+    headers = [(b"x-request-id", b"r-1")]
+    return {"method": "PUT", "path": path, "query_string": query, "headers": headers}
 
 
 def test_a_write_is_a_line_of_json(audit_file: Path) -> None:
@@ -148,6 +149,7 @@ def test_a_write_is_a_line_of_json(audit_file: Path) -> None:
         "id": "x\n\x1b\u202e",
         "status": 201,
         "outcome": "done",
+        "request_id": "r-1",
     }
     assert (second["outcome"], third["outcome"], third["path"]) == (
         "disconnected",

@@ -16,6 +16,7 @@ import typer
 from lookalike.cli.adapt import command as adapt
 from lookalike.cli.choose import command as choose
 from lookalike.cli.commands import HELP_NAMES, Command, Group, message, usage_message
+from lookalike.cli.configuration import ConfiguredCommand
 from lookalike.cli.console import any_encoding, note
 from lookalike.cli.copy import command as copy
 from lookalike.cli.demo import command as demo
@@ -110,7 +111,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 _GROUPS = {"key": key, "evaluate": evaluate, "explore": explore, "label": label}
 for _name, _command in _COMMANDS.items():
-    app.command(_name, cls=Command)(_command)
+    app.command(_name, cls=ConfiguredCommand if _name == "serve" else Command)(_command)
 for _name, _group in _GROUPS.items():
     app.add_typer(_group, name=_name)
 

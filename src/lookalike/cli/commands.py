@@ -90,7 +90,7 @@ class Group(TyperGroup):
         name = args[0]
         if name in self.commands or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
-        ctx.fail(f"{self.unknown} {name}{_hint(name, self.suggestions()) or self.advice}")
+        ctx.fail(f"{self.unknown} {name}{nearest_name(name, self.suggestions()) or self.advice}")
         raise AssertionError  # pragma: no cover - fail does not return
 
     unknown = "no such command"
@@ -164,7 +164,7 @@ def _usage_problem(error: typer.TyperException, ctx: typer.Context | None) -> st
         option: str = error.option_name  # type: ignore[attr-defined]
         names = [] if ctx is None else _option_names(ctx.command.get_params(ctx))
         place = "" if ctx is None or ctx.parent else "; options follow the command or folder"
-        return f"no such option {option}{_hint(option, names) or place}"
+        return f"no such option {option}{nearest_name(option, names) or place}"
     if kind == "MissingParameter" and param is not None:
         return f"missing {param.param_type_name} {_name(param)}{_folder_hint(ctx)}"
     if kind == "BadParameter" and param is not None:
@@ -202,7 +202,7 @@ def _plain(text: str) -> str:
     return (text[:1].lower() + text[1:] if text[1:2].islower() else text).rstrip(".")
 
 
-def _hint(name: str, available: Iterable[str]) -> str:
+def nearest_name(name: str, available: Iterable[str]) -> str:
     """Return the end of a message that suggests the nearest available name, if one is close."""
     names = {each.lstrip("-"): each for each in available}
     bare = name.lstrip("-")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -18,6 +20,7 @@ from lookalike.artifacts import storage_error
 from lookalike.cli.console import note
 from lookalike.errors import SettingError
 from lookalike.formatting import format_count, printable, without_url_secrets
+from lookalike.server.request_ids import current_request_id
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +49,10 @@ def notices() -> Iterator[None]:
 class _Notices(logging.Handler):
     """Prints each message as a line of the command."""
 
+    as_json = False
+
     def emit(self, record: logging.LogRecord) -> None:
-        note(record.getMessage())
+        note(JsonFormatter().format(record) if self.as_json else record.getMessage())
 
 
 def log_to_stderr(level: int, layout: str) -> None:
@@ -61,8 +66,46 @@ def log_to_stderr(level: int, layout: str) -> None:
     logging.basicConfig(level=level, handlers=[handler])
 
 
+@contextlib.contextmanager
+def service_logs(level: str, *, as_json: bool) -> Iterator[Callable[[str], None]]:
+    """Log to stderr from a level on while the block runs, with times and IDs of requests.
+
+    Yields what prints a line about the service itself at every level: a note, or an object of JSON.
+    Other packages log warnings and errors only. The format of ``--verbose`` is replaced.
+
+    Args:
+        level: such as "info".
+        as_json: an object of JSON a line, also for notices.
+    """
+    root, own, notes = (logging.getLogger(name) for name in ("", "lookalike", "lookalike.notice"))
+    replaced = [each for each in root.handlers if isinstance(each.formatter, LineFormatter)]
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if as_json else _ServiceFormatter())
+    handler.addFilter(RepeatFilter())
+    levels = root.level, own.level
+    root.handlers = [*(each for each in root.handlers if each not in replaced), handler]
+    root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+    own.setLevel(level.upper())
+    printers = [each for each in notes.handlers if as_json and isinstance(each, _Notices)]
+    for each in printers:
+        each.as_json = True
+    try:
+        yield _log_line if as_json else note
+    finally:
+        for each in printers:
+            each.as_json = False
+        root.handlers = [*(each for each in root.handlers if each is not handler), *replaced]
+        root.level, own.level = levels
+
+
+def _log_line(text: str, level: int = logging.INFO) -> None:
+    """Print a line about the service as JSON, whatever the level is."""
+    record = logging.LogRecord("lookalike.serve", level, "", 0, "%s", (text,), None)
+    note(JsonFormatter().format(record))
+
+
 def log_to_file(name: str, path: Path) -> None:
-    """Append the messages of one logger to a file instead, which only its owner can read.
+    """Append the fields that one logger logs to a file instead, which only its owner can read.
 
     The file is opened again when it was renamed, as programs do that rotate logs.
 
@@ -76,7 +119,7 @@ def log_to_file(name: str, path: Path) -> None:
         handler = _PrivateFile(path)
     except OSError as error:
         raise storage_error(path, error) from error
-    handler.setFormatter(LineFormatter("%(message)s"))
+    handler.setFormatter(JsonFormatter(envelope=False))
     handler.addFilter(RepeatFilter())
     logger = logging.getLogger(name)
     logger.addHandler(handler)
@@ -103,6 +146,54 @@ class LineFormatter(logging.Formatter):
             for text in traceback.format_exception(*record.exc_info):
                 lines += [f"  {_clean(line)}" for line in text.rstrip("\n").split("\n")]
         return "\n".join(lines)
+
+
+class _ServiceFormatter(LineFormatter):
+    """A line with the time, and with the ID of the request that it is about."""
+
+    def __init__(self) -> None:
+        super().__init__("%(utc)s %(levelname)s %(name)s: %(message)s%(request)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - its name in logging
+        """Return the line without a traceback."""
+        identity = "" if hasattr(record, "fields") else current_request_id()
+        record.utc = _time(record)
+        record.request = f" request_id={identity}" if identity else ""
+        return super().formatMessage(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line: an object of JSON in ASCII.
+
+    Args:
+        envelope: also write the level and the name of the logger; else only time and fields.
+    """
+
+    def __init__(self, *, envelope: bool = True) -> None:
+        super().__init__()
+        self._envelope = envelope
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        values: dict[str, object] = {"time": _time(record)}
+        if self._envelope:
+            values |= {"level": record.levelname.lower(), "logger": record.name}
+        fields: dict[str, object] | None = getattr(record, "fields", None)
+        if fields is None:
+            values["message"] = _clean(record.getMessage())
+            values |= {"request_id": identity} if (identity := current_request_id()) else {}
+        else:
+            values |= fields
+        if suppressed := getattr(record, "suppressed", 0):
+            values["suppressed"] = suppressed
+        if record.exc_info and record.exc_info[0] is not None:
+            text = "".join(traceback.format_exception(*record.exc_info))
+            values["traceback"] = [_clean(line) for line in text.rstrip("\n").split("\n")]
+        return json.dumps(values)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
 
 
 def _clean(text: str) -> str:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from lookalike.cli import console
+from lookalike.cli.commands import message
+from lookalike.errors import LookalikeError
 from lookalike.formatting import format_count
 
 
 def command(
     galleries: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="GALLERY", help="Gallery or folder of images, NAME=FOLDER or milvus://..."
         ),
-    ],
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Read options from a TOML file.")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the options in effect (TOML) and exit.")
+    ] = False,
     host: Annotated[
         str, typer.Option(metavar="HOST", help="Address to listen on; a public one needs --keys.")
     ] = "127.0.0.1",
@@ -55,6 +65,14 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Append a line per write to FILE instead of stderr."),
     ] = None,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(metavar="FORMAT", help="Log lines as text or json."),
+    ] = "text",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        typer.Option(metavar="LEVEL", help="debug, info (each request), warning or error."),
+    ] = "warning",
 ) -> None:
     """Serve galleries over HTTP: a search page and an API.
 
@@ -62,12 +80,14 @@ def command(
       lookalike serve photos
       lookalike serve shop=products.gallery photos.gallery --port 0
       lookalike serve photos.gallery --host 0.0.0.0 --keys keys.json
+      lookalike serve --config lookalike.toml
 
-    The page is at /, the API's description at /openapi.json.
+    The page is at /, the API's description at /openapi.json. Each option can also be in the file,
+    and in a variable such as LOOKALIKE_SERVE_PORT.
     """
     import logging
 
-    from lookalike.cli.logs import log_to_file, log_to_stderr
+    from lookalike.cli.logs import log_to_file
     from lookalike.errors import require
     from lookalike.server.settings import (
         ServeSettings,
@@ -78,47 +98,65 @@ def command(
         proxy_addresses,
     )
 
-    check_host(host, keys=keys is not None)
-    check_origins(allow_origin or (), allow_writes=write, keys=keys is not None)
-    proxies = proxy_addresses(trusted_proxy or ())
-    paths = gallery_paths(galleries)
-    require("fastapi", "serving galleries", "serve")
-    from lookalike.gallery.on_demand import open_or_index
-    from lookalike.server.api_keys import KeyFile, permission_problem
-    from lookalike.server.app import create_app
-    from lookalike.server.audit import AUDIT_LOG
-    from lookalike.server.uvicorn_server import listen, run
+    del config, print_config  # see ConfiguredCommand
+    with _logging(log_level, as_json=log_format == "json") as announce:
+        check_host(host, keys=keys is not None)
+        check_origins(allow_origin or (), allow_writes=write, keys=keys is not None)
+        proxies = proxy_addresses(trusted_proxy or ())
+        paths = gallery_paths(galleries or ())
+        require("fastapi", "serving galleries", "serve")
+        from lookalike.gallery.on_demand import open_or_index
+        from lookalike.server.api_keys import KeyFile, permission_problem
+        from lookalike.server.app import create_app
+        from lookalike.server.audit import AUDIT_LOG
+        from lookalike.server.uvicorn_server import listen, run
 
-    settings = ServeSettings(
-        keys=() if keys is None else KeyFile(keys),
-        allow_writes=write,
-        allow_urls=allow_urls,
-        allow_private_urls=allow_private_urls,
-        originals=originals,
-        hosts=accepted_hosts(host, allow_host or ()),
-        origins=tuple(allow_origin or ()),
-        trusted_proxies=proxies,
-    )
-    log_to_stderr(logging.WARNING, "%(levelname)s %(name)s: %(message)s")
-    logging.getLogger(AUDIT_LOG).setLevel(logging.INFO)
-    if audit_log is not None:
-        log_to_file(AUDIT_LOG, audit_log)
-    problem = None if keys is None else permission_problem(keys)
-    if problem is not None:
-        console.note(f"warning: {problem}")
-    with console.progress() as on_progress:
-        opened = {name: open_or_index(path, progress=on_progress) for name, path in paths.items()}
-    app = create_app(opened, settings)
-    listening = listen(host, port)
-    address, chosen_port = listening.getsockname()[:2]
-    url_host = f"[{address}]" if ":" in address else address
-    for name, gallery in opened.items():
-        console.note(f"{name}: {format_count(len(gallery), 'row')}, {gallery.encoder.name}")
-        recorded = gallery.source_options.values()
-        if not allow_private_urls and any(each.get("allow_private_urls") for each in recorded):
-            console.note(
-                f"{name}: images on private networks are not shown; to fetch them, start with "
-                "--allow-private-urls"
-            )
-    console.note(f"serving at http://{url_host}:{chosen_port}/ (Ctrl-C to stop)")
-    run(app, listening, settings.limits)
+        settings = ServeSettings(
+            keys=() if keys is None else KeyFile(keys),
+            allow_writes=write,
+            allow_urls=allow_urls,
+            allow_private_urls=allow_private_urls,
+            originals=originals,
+            hosts=accepted_hosts(host, allow_host or ()),
+            origins=tuple(allow_origin or ()),
+            trusted_proxies=proxies,
+        )
+        logging.getLogger(AUDIT_LOG).setLevel(logging.INFO)
+        if audit_log is not None:
+            log_to_file(AUDIT_LOG, audit_log)
+        problem = None if keys is None else permission_problem(keys)
+        if problem is not None:
+            announce(f"warning: {problem}")
+        with console.progress() as on_progress:
+            opened = {
+                name: open_or_index(path, progress=on_progress) for name, path in paths.items()
+            }
+        app = create_app(opened, settings)
+        listening = listen(host, port)
+        address, chosen_port = listening.getsockname()[:2]
+        url_host = f"[{address}]" if ":" in address else address
+        for name, gallery in opened.items():
+            announce(f"{name}: {format_count(len(gallery), 'row')}, {gallery.encoder.name}")
+            recorded = gallery.source_options.values()
+            if not allow_private_urls and any(each.get("allow_private_urls") for each in recorded):
+                announce(
+                    f"{name}: images on private networks are not shown; to fetch them, start with "
+                    "--allow-private-urls"
+                )
+        announce(f"serving at http://{url_host}:{chosen_port}/ (Ctrl-C to stop)")
+        run(app, listening, settings.limits)
+
+
+@contextlib.contextmanager
+def _logging(level: str, *, as_json: bool) -> Iterator[Callable[[str], None]]:
+    """Yield what prints a line about the service; in JSON, errors of its start are lines too."""
+    from lookalike.cli.logs import service_logs
+
+    with service_logs(level, as_json=as_json) as announce:
+        try:
+            yield announce
+        except LookalikeError as error:
+            if not as_json:
+                raise
+            announce(f"error: {message(error)}")
+            raise typer.Exit(2) from error

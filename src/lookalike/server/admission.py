@@ -39,9 +39,15 @@ def client_of(scope: Scope) -> str:
     return client
 
 
-def identify(scope: Scope, client: str) -> None:
-    """Note who sends a request, for :func:`client_of` and for the work of this task."""
-    scope.setdefault("state", {})["client"] = client
+def identify(scope: Scope, client: str, *, key: str | None = None) -> None:
+    """Note who sends a request, for :func:`client_of` and for the work of this task.
+
+    Args:
+        scope: of the request.
+        client: name of its API key, or its address.
+        key: the name of its API key, for the access log.
+    """
+    scope.setdefault("state", {}).update(client=client, key=key)
     _client.set(client)
 
 
@@ -57,12 +63,17 @@ def address_of(scope: Scope, proxies: Collection[str] = ()) -> str:
         scope: of the request.
         proxies: addresses of reverse proxies, whose ``X-Forwarded-For`` is believed.
     """
-    peer = (scope.get("client") or ("unknown",))[0]
+    return network_of(peer_of(scope, proxies))
+
+
+def peer_of(scope: Scope, proxies: Collection[str] = ()) -> str:
+    """Return the address that a request comes from, as the connection or a proxy has it."""
+    peer: str = (scope.get("client") or ("unknown",))[0]
     if peer in proxies:
         forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
         hops = [hop.strip() for hop in forwarded if hop.strip()]
         peer = next((hop for hop in reversed(hops) if hop not in proxies), peer)
-    return network_of(peer)
+    return peer
 
 
 def network_of(peer: str) -> str:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from datetime import UTC, datetime
 from http import HTTPStatus
 
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
+from lookalike.server.log_fields import log_fields
+from lookalike.server.request_ids import request_id
+
 AUDIT_LOG = "lookalike.audit"
-"""The logger; its messages are JSON objects in ASCII, at the level INFO."""
+"""The logger; its messages are fields, at the level INFO."""
 
 _log = logging.getLogger(AUDIT_LOG)
 
 _ITEM_PATH = re.compile(r"/v1/galleries/([^/]+)/")
-_MAX_CHARACTERS = 500
 _BY_ANYBODY = (401, 403, 408, 413, 421, 429)
 """Statuses of requests that need no right to write: of these, a flood is not logged one by one."""
 
@@ -33,8 +33,7 @@ def audit(scope: Scope, client: str, status: int | None) -> None:
     if not _log.isEnabledFor(logging.INFO):
         return
     gallery = _ITEM_PATH.match(scope["path"])
-    fields = {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    fields: dict[str, object] = {
         "client": client,
         "method": scope["method"],
         "gallery": gallery[1] if gallery else None,
@@ -44,12 +43,8 @@ def audit(scope: Scope, client: str, status: int | None) -> None:
     }
     if gallery is None:
         fields["path"] = scope["path"]
-    text = json.dumps({name: _short(value) for name, value in fields.items()})
-    _log.info("%s", text, extra={"each": status not in _BY_ANYBODY})
-
-
-def _short(value: object) -> object:
-    return value[:_MAX_CHARACTERS] if isinstance(value, str) else value
+    fields["request_id"] = request_id(scope)
+    log_fields(_log, fields, each=status not in _BY_ANYBODY)
 
 
 def _outcome(status: int | None) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from lookalike.server.access_log import log_refused
+from lookalike.server.admission import network_of
 from lookalike.server.connections import ConnectionTable, connection_limit, has_hung_up
 from lookalike.server.limits import Limits
 
@@ -191,6 +193,7 @@ class _LimitedProtocol(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
+        log_refused(network_of(self.client[0] if self.client else "unknown"), int(status[:3]))
         if self._end_requests():
             self.transport.abort()
             return

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -23,6 +24,13 @@ class Metrics:
             "lookalike_requests",
             "Requests by route, method and status",
             ("route", "method", "status"),
+            registry=self.registry,
+        )
+        self.durations = Histogram(
+            "lookalike_request_seconds",
+            "Duration of requests by route, until their responses are sent",
+            ("route",),
+            buckets=_BUCKETS,
             registry=self.registry,
         )
         self.failures = Counter(
@@ -73,13 +81,26 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+_collected: ContextVar[list[Stages] | None] = ContextVar("lookalike-stages", default=None)
+
+
+def collect_stages() -> list[Stages]:
+    """Return a list that gets the stages of all searches of the current request."""
+    collected: list[Stages] = []
+    _collected.set(collected)
+    return collected
+
+
 class Stages:
-    """Durations of the stages of one request, in seconds."""
+    """Durations of the stages of one search, in seconds."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.seconds: dict[str, float] = {}
         self._metrics = metrics
         self._lock = threading.Lock()
+        collected = _collected.get()
+        if collected is not None:
+            collected.append(self)
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
