@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from numbers import Real
-from typing import Any
+from typing import Any, NoReturn
 
 from lookalike.errors import InputError
 from lookalike.files import valid_text
@@ -38,14 +37,10 @@ LEFT_OUT = "metadata values that cannot be stored, left out"
 SHORTENED = f"metadata of over {MAX_BYTES // 1000} kB, shortened"
 
 _TOO_LONG = 10**MAX_DIGITS
-_SHORT = 300
-"""Characters of JSON text in which no number is too long or too large without an exponent."""
+_FEW_COLUMNS = 300
 
 _CUT = 4_000
 """Characters that are left of a text that is too long."""
-
-_LARGE = re.compile(r"[0-9.][eE]\+?[0-9]{3}")
-"""What large numbers have in JSON, and other texts seldom."""
 
 
 def check_metadata(metadata: Mapping[str, Any], *, what: str) -> dict[str, Any]:
@@ -189,7 +184,7 @@ class _Cleaner:
 
 def _may_be_large(metadata: Mapping[str, Any]) -> bool:
     """Return False for metadata that are small for sure, which most are."""
-    if len(metadata) > _SHORT:
+    if len(metadata) > _FEW_COLUMNS:
         return True
     longest = MAX_BYTES // (10 * (len(metadata) + 1))
     for name, value in metadata.items():
@@ -222,20 +217,58 @@ def parse_metadata(text: str) -> dict[str, Any]:
     What breaks the rules is changed as by :func:`storable_metadata`, but not shortened; what is no
     JSON object becomes empty metadata.
     """
-    careful = (  # what it seldom has, unless it breaks the rules
-        len(text) > _SHORT
-        or "\\u" in text
-        or "NaN" in text
-        or "Infinity" in text
-        or "\0" in text
-        or text.count("[") + text.count("{") > MAX_LEVELS
-        or _LARGE.search(text) is not None
-    )
+    [metadata] = parse_metadata_rows((text,))
+    return metadata
+
+
+def parse_metadata_rows(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the metadata of rows, as :func:`parse_metadata` does."""
+    joined = texts[0] if len(texts) == 1 else "\n".join(texts)
+    levels = joined.count("[") + joined.count("{") - len(texts)  # more than each text has
+    if levels < MAX_LEVELS and "\\u" not in joined and "\0" not in joined:
+        try:
+            rows = list(map(_DECODER.raw_decode, texts))
+        except (ValueError, RecursionError):
+            pass
+        else:
+            if all(
+                type(value) is dict and end == len(text)
+                for (value, end), text in zip(rows, texts, strict=True)
+            ):
+                return [value for value, _ in rows]
+    return list(map(_parse_carefully, texts))
+
+
+def _parse_carefully(text: str) -> dict[str, Any]:
+    """Return metadata that may break the rules."""
     try:
-        value = _Cleaner().value(json_values(text), -1) if careful else json.loads(text)
+        value = _Cleaner().value(json_values(text), -1)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _storable_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(_NOT_STORABLE)
+    return value
+
+
+def _storable_integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(_NOT_STORABLE)
+    return int(digits)
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise ValueError(_NOT_STORABLE)
+
+
+_NOT_STORABLE = "a number that cannot be stored"
+_DECODER = json.JSONDecoder(
+    parse_float=_storable_float, parse_int=_storable_integer, parse_constant=_refuse_constant
+)
 
 
 class NestingError(ValueError):

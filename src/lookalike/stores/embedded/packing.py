@@ -40,8 +40,11 @@ _LONGEST_NAMES = 2_000
 _ENCODER = JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _DIGEST = 64
 
-Names = Mapping[int, Sequence[str]]
+Names = Mapping[str, Sequence[str]]
 """The names of the columns of metadata by the number of their list, as JSON with a colon."""
+
+Prefixes = Mapping[int, str]
+"""The beginnings of URIs by their numbers."""
 
 
 class CheckedRow(NamedTuple):
@@ -163,7 +166,33 @@ def metadata_names(connection: sqlite3.Connection) -> Names:
         sqlite3.Error: they cannot be read.
     """
     query = "SELECT number, names FROM metadata_names"
-    return {number: str(names).split(_SEPARATOR) for number, names in connection.execute(query)}
+    return {
+        str(number): str(names).split(_SEPARATOR) for number, names in connection.execute(query)
+    }
+
+
+def uri_prefixes(connection: sqlite3.Connection) -> Prefixes:
+    """Return the beginnings of URIs that :func:`unpack_uri` needs.
+
+    Raises:
+        sqlite3.Error: they cannot be read.
+    """
+    return dict(connection.execute("SELECT number, prefix FROM uri_prefixes"))
+
+
+def unpack_uri(uri: str | int, row_id: str, prefixes: Prefixes) -> str:
+    """Return a row's URI as :data:`URI` does, without a query for each row.
+
+    Raises:
+        sqlite3.DatabaseError: there is no such prefix.
+        TypeError, AttributeError: the values are of other types.
+    """
+    if type(uri) is not int:
+        return uri  # type: ignore[return-value]
+    prefix = prefixes.get(uri)
+    if prefix is None:
+        raise sqlite3.DatabaseError("the URI of a row is damaged")
+    return prefix + row_id[row_id.find(":") + 1 :]
 
 
 def unpack_metadata(text: object, names_of: Names) -> str:
@@ -177,7 +206,7 @@ def unpack_metadata(text: object, names_of: Names) -> str:
     if text.startswith("{"):
         return text
     number, *values = text.split(_SEPARATOR)
-    names = names_of.get(int(number) if number.isdecimal() and len(number) < 10 else 0, ())
+    names = names_of.get(number, ())
     if len(names) != len(values) or not values:
         raise sqlite3.DatabaseError("the metadata of a row are damaged")
     return f"{{{','.join(map(add, names, values))}}}"
