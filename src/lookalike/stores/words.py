@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from lookalike.errors import InputError
 from lookalike.files import valid_text
 from lookalike.metadata import MAX_LEVELS
+from lookalike.stores.same_columns import by_columns
 from lookalike.types import Metadata
 
 MAX_CHARACTERS = 2_000
@@ -42,52 +43,73 @@ _HASH = re.compile("[0-9a-f]{24,}(-[0-9a-f]+)?")
 
 
 class RowTexts(NamedTuple):
-    """What is indexed of a row; texts without a word are empty.
+    """What is indexed of rows, in the order of the rows; texts without a word are empty.
 
     Args:
-        slot: identifies the row.
-        metadata: all texts and numbers of its metadata.
-        name: what it is called.
-        source: the name of its source.
+        metadata: all texts and numbers of the metadata of each.
+        names: what they are called.
+        sources: the names of their sources.
     """
 
-    slot: int
-    metadata: str
-    name: str
-    source: str
+    metadata: list[str]
+    names: list[str]
+    sources: list[str]
 
 
-def row_texts(slot: int, row_id: str, uri: str, metadata: Metadata) -> RowTexts:
-    """Return what is indexed of a row. Equal rows have equal texts, also after they were stored.
+def row_texts(ids: Sequence[str], uris: Sequence[str], metadata: Sequence[Metadata]) -> RowTexts:
+    """Return what is indexed of rows. Equal rows have equal texts, also after they were stored.
 
     The name is the key of the id, and the name of the file if that is another. The number of an
     image in a file of several, such as of a data set, is no name. The name of the source is kept
     apart: it tells rows apart only if there are several sources.
     """
-    source, _, key = row_id.partition(":")
-    if not key:
-        source, key = "", row_id
-    if "#" in uri or not uri.endswith(f"/{key}"):
-        if key.isdecimal() and uri.endswith(f"#{key}"):
-            key = ""
-        file = _file_name(uri)
-        if file and file not in row_id:
-            key = f"{key} {file}"
-    return RowTexts(slot, _metadata_text(metadata), _name_text(key), _source_text(source))
+    names, sources = [], []
+    for row_id, uri in zip(ids, uris, strict=True):
+        source, _, key = row_id.partition(":")
+        if not key:
+            source, key = "", row_id
+        if "#" in uri or not uri.endswith(f"/{key}"):
+            if key.isdecimal() and uri.endswith(f"#{key}"):
+                key = ""
+            file = _file_name(uri)
+            if file and file not in row_id:
+                key = f"{key} {file}"
+        names.append(key)
+        sources.append(source)
+    source_texts = {source: _name_text(source) for source in dict.fromkeys(sources)}
+    return RowTexts(
+        _metadata_texts(metadata),
+        [*map(_name_text, names)],
+        [source_texts[source] for source in sources],
+    )
 
 
-def _metadata_text(row: Metadata) -> str:
-    """Return all metadata of a row as one text."""
-    words: list[str] = []
-    for column in sorted(row):
-        value = row[column]
-        if type(value) is str:
-            words.append(value)
-        elif type(value) is int:
-            words.append(str(value))
-        else:
-            words.extend(_words_of(value))
-    return separated(" ".join(words))
+def _metadata_texts(metadata: Sequence[Metadata]) -> list[str]:
+    """Return all metadata of each row as one text."""
+    texts = [""] * len(metadata)
+    for group in by_columns(metadata):
+        columns = [
+            column
+            for _, values in sorted(zip(group.names, group.values, strict=True), key=itemgetter(0))
+            if any(column := _value_texts(values))
+        ]
+        if columns:
+            rows: Iterable[Iterable[str]] = zip(*columns, strict=True)
+            if any("" in column for column in columns):
+                rows = (filter(None, row) for row in rows)
+            for place, text in zip(group.places, map(" ".join, rows), strict=True):
+                texts[place] = separated(text)
+    return texts
+
+
+def _value_texts(values: list[Any]) -> list[str]:
+    """Return the words of each value of a column."""
+    kinds = set(map(type, values))
+    if kinds == {str}:
+        return values
+    if kinds == {int}:
+        return [*map(str, values)]
+    return [" ".join(_words_of(value)) for value in values]
 
 
 def _words_of(value: object, level: int = 0) -> Iterator[str]:
@@ -106,9 +128,6 @@ def _words_of(value: object, level: int = 0) -> Iterator[str]:
 def _name_text(name: str) -> str:
     """Return a name and the words that it is made of."""
     return separated(f"{name} {split_name(name)}" if is_mixed(name) else name)
-
-
-_source_text = lru_cache(maxsize=64)(_name_text)
 
 
 def is_mixed(name: str) -> bool:
