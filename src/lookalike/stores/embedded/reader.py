@@ -41,15 +41,18 @@ _INSTRUCTIONS = 10_000
 
 _ATTEMPTS = 5
 
+_MARKERS = "SELECT revision, (SELECT group_concat(hex(file)) FROM graphs) FROM store"
+"""What no other commit has, and the files of graph indexes, which are built without one."""
+
 
 class CommitCache:
     """What is computed of a commit, for all who read it.
 
     Attributes:
         facts: what is recorded about the store.
-        marker: the row of the revision, which no other commit has.
         mapped: its vector files.
         slots: the slots of the rows by number, once they are known; None if no slot is dead.
+        graphs: the files of graph indexes, and what is recorded about them, as it was read last.
         values: whatever else is computed, by name.
         lasting: what is of use for later commits too, by name.
     """
@@ -58,9 +61,9 @@ class CommitCache:
         self, facts: StoreFacts, mapped: MappedVectors, last: CommitCache | None = None
     ) -> None:
         self.facts = facts
-        self.marker = (facts.revision,)
         self.mapped = mapped
         self.slots: NDArray[np.int64] | None = None
+        self.graphs: tuple[object, Mapping[Metric, GraphRecord]] | None = None
         self.values: dict[str, Any] = {}
         self.lasting: dict[str, Any] = {} if last is None else last.lasting
         parts: tuple[NDArray[Any], ...] = (
@@ -83,17 +86,20 @@ class Reader:
         pool: where the connection goes back to.
         connection: in the transaction.
         cache: of the commit.
+        graph_files: the files of graph indexes, as one value.
 
     Attributes:
         columns: the columns that were handed out last, if somebody still has them.
     """
 
-    def __init__(self, pool: ConnectionPool, connection: Connection, cache: CommitCache) -> None:
+    def __init__(
+        self, pool: ConnectionPool, connection: Connection, cache: CommitCache, graph_files: object
+    ) -> None:
         self.cache = cache
         self.lock = threading.RLock()
         self._pool = pool
         self._connection = connection
-        self._graph_records: Mapping[Metric, GraphRecord] | None = None
+        self._graph_files = graph_files
         self.columns: weakref.ref[Any] | None = None
         self._finalizer = weakref.finalize(self, pool.give_back, connection)
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
@@ -115,9 +121,10 @@ class Reader:
             try:
                 with reading_errors(pool.database):
                     connection.execute("BEGIN")
-                    query = "SELECT revision FROM store"
-                    if last is not None and connection.execute(query).fetchone() == last.marker:
-                        return cls(pool, connection, last)
+                    row = connection.execute(_MARKERS).fetchone()
+                    graph_files = None if row is None else row[1]
+                    if last is not None and row is not None and row[0] == last.facts.revision:
+                        return cls(pool, connection, last, graph_files)
                     facts = StoreFacts.read(connection)
                     files = VectorFiles(pool.database.parent, facts.generation, facts.dim)
                     cache = CommitCache(facts, files.map(facts.slots, connection), last)
@@ -129,7 +136,7 @@ class Reader:
             except BaseException:
                 pool.give_back(connection)
                 raise
-            return cls(pool, connection, cache)
+            return cls(pool, connection, cache, graph_files)
         raise AssertionError("unreachable")
 
     @property
@@ -177,9 +184,10 @@ class Reader:
     @property
     def graph_records(self) -> Mapping[Metric, GraphRecord]:
         """What is recorded about the graph indexes, which are built without a new revision."""
-        if self._graph_records is None:
-            self._graph_records = self.run(GraphRecord.read_all)
-        return self._graph_records
+        cached = self.cache.graphs
+        if cached is None or cached[0] != self._graph_files:
+            cached = self.cache.graphs = self._graph_files, self.run(GraphRecord.read_all)
+        return cached[1]
 
     def slots_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the slots of rows by their numbers."""
