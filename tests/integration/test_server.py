@@ -216,7 +216,7 @@ def test_files_are_only_served_by_item_id(shop: Serving, row_id: str, what: str)
         ("GET", "/v1/galleries/nosuch", None, 404, "available: shop"),
         ("GET", "/nosuch", None, 404, "endpoint-not-found"),
         ("DELETE", "/healthz", None, 405, "method-not-allowed"),
-        ("POST", "/v1/galleries/shop/search", b"{", 422, "body"),
+        ("POST", "/v1/galleries/shop/search", b"{", 400, "line 1, column 2"),
         ("POST", "/v1/galleries/shop/search", b'{"id": "no"}', 404, "no row with the id"),
         ("POST", "/v1/galleries/shop/search", b"{}", 422, "exactly one of"),
         ("POST", "/v1/galleries/shop/search", b'{"id": "a", "nn": 1}', 422, "nn"),
@@ -531,6 +531,9 @@ def test_key_commands(tmp_path: Path) -> None:
     assert find_key(secret, read_keys(file)) == Key("shop", True, read_keys(file)[0].sha256)
     assert lookalike("key", "add", file, "shop").returncode == 2
     assert "read, write" in lookalike("key", "list", file).stdout
+    listed = lookalike("key", "list", file, "--json").stdout
+    assert json.loads(listed) == [{"name": "shop", "write": True}]
+    assert secret not in listed
     assert lookalike("key", "remove", file, "none").returncode == 2
     assert lookalike("key", "remove", file, "shop").returncode == 0
     with pytest.raises(InputError, match="no API keys"):

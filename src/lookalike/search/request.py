@@ -455,7 +455,10 @@ class SearchRequest:
             raise SettingError(
                 f"{{offset}} and {{k}} must be at most {MAX_K:,} together, unless {{keywords}} or "
                 "{where} are all there is to search for",
-                **{"offset": self.offset, "k": self.k, "keywords": None, "where": None},
+                offset=self.offset,
+                k=self.k,
+                keywords=None,
+                where=None,
             )
 
     def _check_limits(self) -> None:

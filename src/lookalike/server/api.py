@@ -14,14 +14,15 @@ from lookalike.evaluation.saved import SavedEvaluation, load_saved_evaluation
 from lookalike.gallery.state import GalleryState
 from lookalike.report.page import render_page
 from lookalike.search import request as search_request
-from lookalike.search.hits import Hits
 from lookalike.server import schemas
 from lookalike.server.dependencies import GalleryDep, ServiceDep
+from lookalike.server.field_errors import BODY, with_locations
 from lookalike.server.handles import GalleryHandle, OpenGallery
 from lookalike.server.json_bodies import JsonRoute
 from lookalike.server.metrics import MEDIA_TYPE as METRICS
 from lookalike.server.metrics import Stages
 from lookalike.server.openapi import (
+    FORM_BODY,
     IMAGE_BODY,
     ITEM_READS,
     PUBLIC,
@@ -36,10 +37,12 @@ from lookalike.server.responses import (
     json_response,
     run_search,
 )
-from lookalike.server.service import Service
+from lookalike.server.search_forms import SearchRoute
+from lookalike.server.service import Answer, Service
 
 router = APIRouter()
 v1 = APIRouter(prefix="/v1", route_class=JsonRoute)
+searches = APIRouter(prefix="/v1/galleries/{gallery}", tags=["search"], route_class=SearchRoute)
 
 _FACTS_SECONDS = 5.0
 """How long the list of galleries waits for one of them."""
@@ -155,27 +158,31 @@ async def get_evaluation_report(opened: GalleryDep, service: ServiceDep) -> HTML
     return HTMLResponse(page, headers={"content-security-policy": _REPORT_POLICY})
 
 
-@v1.post(
-    "/galleries/{gallery}/search",
-    tags=["search"],
-    summary="Search with an item, a text, a URL or a base64 image",
+@searches.post(
+    "/search",
+    summary="Search with items, images, texts, URLs, vectors, keywords or a filter",
     response_model=schemas.SearchResult,
     responses={
         **item_links("$response.body#/hits/0/id", *ITEM_READS),
-        **error_responses(501, 502),
+        **error_responses(410, 415, 501, 502),
     },
+    openapi_extra=FORM_BODY,
 )
 async def search(opened: GalleryDep, service: ServiceDep, body: schemas.SearchRequest) -> Response:
-    """Return the most similar items. The Server-Timing header has the duration of each stage."""
-    return await run_search(opened, service, body.request(body.query(body.keywords)))
+    """Return a page of the most similar items, or of those with the keywords, or that match.
+
+    Keywords alone rank items by relevance; a filter alone lists them by ID. For the next page, send
+    the same request with `next` as `cursor`. The Server-Timing header has the duration of each
+    stage.
+    """
+    return await run_search(opened, service, body.request(body.query(body)), body.cursor)
 
 
-@v1.post(
-    "/galleries/{gallery}/search/image",
-    tags=["search"],
+@searches.post(
+    "/search/image",
     summary="Search with an image file",
     response_model=schemas.SearchResult,
-    responses={**item_links("$response.body#/hits/0/id", *ITEM_READS), **error_responses(501)},
+    responses={**item_links("$response.body#/hits/0/id", *ITEM_READS), **error_responses(410, 501)},
     openapi_extra=IMAGE_BODY,
 )
 async def search_image(
@@ -184,9 +191,10 @@ async def search_image(
     request: Request,
     parameters: Annotated[schemas.UrlParameters, Query()],
 ) -> Response:
-    """Return the items most similar to the image in the request body."""
-    query = search_request.Query.of(image=search_request.SentImage(await request.body()))
-    return await run_search(opened, service, parameters.options().request(query))
+    """Return a page of the items most similar to the image in the request body."""
+    image = search_request.SentImage(await request.body())
+    options = parameters.options().request(search_request.Query.of(image=image, place=BODY))
+    return await run_search(opened, service, options, parameters.cursor)
 
 
 @v1.post(
@@ -194,27 +202,37 @@ async def search_image(
     tags=["search"],
     summary="Search with several queries",
     response_model=schemas.BatchResponse,
-    responses=error_responses(501, 502),
+    responses=error_responses(415, 501, 502),
 )
 async def search_batch(
-    opened: GalleryDep, service: ServiceDep, body: schemas.BatchRequest
+    opened: GalleryDep, service: ServiceDep, request: Request, body: schemas.BatchRequest
 ) -> Response:
-    """Return one result per query; a query that fails has a problem instead of a result."""
+    """Return one result per query; a query that fails has a problem instead of a result.
+
+    For the next page of one of them, send it as a search of its own, with its `next` as `cursor`.
+    """
     stages = Stages(service.metrics)
-    queries = [_query_or_error(query, body.keywords) for query in body.queries]
+    queries = [_query_or_error(query, body) for query in body.queries]
     valid = [query for query in queries if not isinstance(query, LookalikeError)]
-    results: Iterator[Hits | LookalikeError] = iter(())
+    answers: Iterator[Answer | LookalikeError] = iter(())
     if valid:
-        results = iter(await service.search_all(opened, body.request(*valid), stages))
-    merged = [each if isinstance(each, LookalikeError) else next(results) for each in queries]
-    return await json_in_parts(service, lambda: batch_parts(opened, service, merged), stages)
+        answers = iter(await service.search_all(opened, body.request(*valid), stages))
+    merged: list[tuple[search_request.SearchRequest, Answer] | ProblemError] = []
+    for number, query in enumerate(queries):
+        result = query if isinstance(query, LookalikeError) else next(answers)
+        if isinstance(result, LookalikeError):
+            problem = service.problem_of(result)
+            merged.append(with_locations(problem, request.scope, f"queries/{number}"))
+        elif not isinstance(query, LookalikeError):
+            merged.append((body.request(query), result))
+    return await json_in_parts(service, lambda: batch_parts(opened, merged), stages)
 
 
 def _query_or_error(
-    query: schemas.Query, keywords: str | None
+    query: schemas.Query, options: schemas.BodyParameters
 ) -> search_request.Query | LookalikeError:
     try:
-        return query.query(keywords)
+        return query.query(options)
     except LookalikeError as error:
         return error
 

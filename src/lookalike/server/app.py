@@ -19,9 +19,11 @@ from starlette.types import ASGIApp
 from lookalike._version import __version__
 from lookalike.errors import LookalikeError
 from lookalike.gallery.gallery import Gallery
-from lookalike.server import api, exploring, items, listing, pages
+from lookalike.server import api, exploring, item_batches, items, listing, pages
 from lookalike.server.access_log import AccessLog
+from lookalike.server.api_keys import KeyFile
 from lookalike.server.browsing import Browsing
+from lookalike.server.field_errors import validation_problem, with_locations
 from lookalike.server.metrics import Metrics
 from lookalike.server.middleware import Middleware, problem_response
 from lookalike.server.openapi import customize_document
@@ -47,6 +49,8 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
         FingerprintError: the rows of a gallery were made with another encoder.
     """
     metrics = Metrics()
+    if isinstance(keys := settings.keys, KeyFile):
+        metrics.key_file_valid.set_function(lambda: keys.is_valid)
     service = Service(galleries, settings, metrics)
 
     @asynccontextmanager
@@ -69,8 +73,11 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
     app.state.service = service
     app.state.browsing = Browsing(service)
     app.state.saved_files = exploring.SavedFiles()
-    for router in (api.router, api.v1, items.router, listing.router, exploring.router, pages.router):
-        app.include_router(router)
+    app.include_router(api.router)
+    app.include_router(api.v1)
+    app.include_router(api.searches)
+    for module in (items, item_batches, listing, exploring, pages):
+        app.include_router(module.router)
     for kind in (
         LookalikeError,
         ProblemError,
@@ -104,7 +111,7 @@ class _LoggedApp(FastAPI):
 async def _handle_error(request: Request, error: Exception) -> Response:
     """Report an error as a problem document, count it, and log server errors."""
     service: Service = request.app.state.service
-    problem = _problem(error, service)
+    problem = with_locations(_problem(error, service, request), request.scope)
     if problem.status == 405:
         problem = replace(problem, headers={"allow": ", ".join(_methods(request))})
     service.metrics.failures.labels(problem.kind).inc()
@@ -115,28 +122,22 @@ async def _handle_error(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> list[str]:
     """Return the methods of a path; Starlette only reports those of the first matching route."""
-    return [
+    methods = {
         method
         for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
         for route in request.app.routes
         if route.matches({**request.scope, "method": method})[0] == Match.FULL
-    ]
+    }
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
-def _problem(error: Exception, service: Service) -> ProblemError:
+def _problem(error: Exception, service: Service, request: Request) -> ProblemError:
     if isinstance(error, ProblemError):
         return error
     if isinstance(error, LookalikeError):
         return service.problem_of(error)
     if isinstance(error, RequestValidationError):
-        fields = [
-            {"location": "/".join(map(str, each["loc"])), "message": each["msg"]}
-            for each in error.errors()
-        ]
-        detail = "; ".join(f"{each['location']}: {each['message']}" for each in fields[:3])
-        return ProblemError(
-            422, "invalid-request", "Invalid request", detail, extensions={"errors": fields[:20]}
-        )
+        return validation_problem(error.errors(), request.scope)
     if isinstance(error, HTTPException):
         kind, title = _HTTP_PROBLEMS.get(error.status_code, ("refused", "Request refused"))
         headers = dict(error.headers or {})

@@ -15,6 +15,9 @@ from typing import Self
 
 from lookalike.gallery.state import GalleryState
 
+MAX_CURSOR = 500
+"""Characters of a cursor."""
+
 _CHECK_BYTES = 8
 
 
@@ -26,11 +29,13 @@ class Cursor:
         state: of the gallery.
         query: digest of what the order depends on, see :func:`digest_of`.
         offset: items before the page.
+        first: items of the first page, if an approximate search may have chosen them.
     """
 
     state: GalleryState
     query: str
     offset: int
+    first: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -46,11 +51,14 @@ class Cursor:
         content = data[_CHECK_BYTES:]
         if _encoded(content) != text:
             raise ValueError("is not a cursor of this service; pass the next of a page unchanged")
-        identity, revision, query, offset = json.loads(content)
-        return cls(GalleryState(identity, revision), query, offset)
+        identity, revision, query, *numbers = json.loads(content)
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError("is not a cursor of this service")
+        return cls(GalleryState(identity, revision), query, *numbers)
 
     def __str__(self) -> str:
-        fields = [self.state.identity, self.state.revision, self.query, self.offset]
+        numbers = [self.offset, self.first] if self.first else [self.offset]
+        fields = [self.state.identity, self.state.revision, self.query, *numbers]
         return _encoded(json.dumps(fields, separators=(",", ":")).encode())
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope
+from starlette.types import Scope
 
 from lookalike.metadata import MAX_DIGITS
+from lookalike.server.field_errors import SentBody, malformed_json, note_body, unsupported_type
+from lookalike.server.multipart import FORM, is_form
+
+JSON = "application/json"
+
+FormReader = Callable[[bytes, str], SentBody]
 
 _SMALL, _MEDIUM = 1 << 14, 1 << 18
 """Smaller bodies are parsed at once, larger ones one at a time: nothing else runs meanwhile."""
@@ -23,53 +28,88 @@ _LABELS = "/labeling/coverage"
 class JsonRoute(APIRoute):
     """A route whose body is limited in the number of its JSON values, and parsed in a thread."""
 
+    @staticmethod
+    def form_reader() -> FormReader | None:
+        """Return what returns the same of a form, by its body and Content-Type; None for none."""
+        return None
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler of requests."""
         handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
 
         async def with_own_parser(request: Request) -> Response:
-            return await handle(_JsonRequest(request.scope, request.receive, check))
-
-        def check(value: Any) -> Any:
-            """Return the model of a value; the value if it is invalid, which is reported later."""
-            if self.body_field is None:
-                return value
-            model, errors = self.body_field.validate(value, loc=("body",))
-            return value if errors else model
+            body = await request.body()
+            if not body:
+                return await handle(request)
+            value = await self._value(request, body)
+            return await handle(_ParsedRequest(request.scope, value))
 
         return with_own_parser
 
-
-class _JsonRequest(Request):
-    def __init__(self, scope: Scope, receive: Receive, check: Callable[[Any], Any]) -> None:
-        super().__init__(scope, receive)
-        self._check = check
-
-    async def json(self) -> Any:
-        body = await self.body()
-        if len(body) <= _SMALL:
-            return json.loads(body)
-        service = self.app.state.service
+    async def _value(self, request: Request, body: bytes) -> Any:
+        """Return the model of a body; its value if it is invalid, which is reported later."""
+        content_type = request.headers.get("content-type", "")
+        has_labels = request.url.path.endswith(_LABELS)
+        service = request.app.state.service
         limits = service.settings.limits
-        has_labels = self.url.path.endswith(_LABELS)
         max_values = limits.label_values if has_labels else limits.json_values
-        parse = partial(_parse, body, max_values, limits.json_escapes)
+        read_form = self.form_reader()
+
+        def parse() -> SentBody:
+            if _is_json(content_type):
+                return SentBody(parse_json(body, max_values, limits.json_escapes))
+            if is_form(content_type) and read_form is not None:
+                return read_form(body, content_type)
+            forms = [] if read_form is None else [FORM]
+            raise unsupported_type(content_type, [JSON, *forms])
+
+        def work() -> Any:
+            sent = parse()
+            note_body(request.scope, sent)
+            assert self.body_field is not None
+            model, errors = self.body_field.validate(sent.value, loc=("body",))
+            return sent.value if errors else model
+
+        if len(body) <= _SMALL:
+            return work()
         workers = service.workers
         pool = workers.short if len(body) <= _MEDIUM else workers.parsing
-        return await pool.run(lambda: self._check(parse()))
+        return await pool.run(work)
 
 
-def _parse(body: bytes, max_values: int, max_escapes: int) -> Any:
+class _ParsedRequest(Request):
+    """A request whose body was parsed; FastAPI takes it for one in JSON."""
+
+    def __init__(self, scope: Scope, value: Any) -> None:
+        others = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
+        super().__init__({**scope, "headers": [*others, (b"content-type", JSON.encode())]})
+        self._value = value
+
+    async def body(self) -> bytes:
+        return b"{}"  # not empty
+
+    async def json(self) -> Any:
+        return self._value
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == JSON or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def parse_json(body: bytes, max_values: int, max_escapes: int) -> Any:
     """Parse JSON whose text has a bounded number of everything that takes long to parse.
 
     Values are counted before, since each takes much more memory than its text.
 
     Raises:
         HTTPException: there are too many values or escaped characters.
-        ValueError: it is not JSON, or has a number of too many digits.
+        ProblemError: it is not JSON, or has a number of too many digits.
     """
     values = escapes = 0
-    for place in range(0, len(body), _STEP):
+    for place in range(0, len(body), _STEP) if len(body) > _SMALL else ():
         piece = body[place : place + _STEP]
         values += sum(piece.count(separator) for separator in (b",", b"[", b"{"))
         escapes += piece.count(b"\\")
@@ -79,7 +119,10 @@ def _parse(body: bytes, max_values: int, max_escapes: int) -> Any:
         ):
             if count > limit:
                 raise HTTPException(413, f"the JSON has more than {limit:,} {what}, the limit")
-    return json.loads(body, parse_int=_integer)
+    try:
+        return json.loads(body, parse_int=_integer)
+    except (ValueError, RecursionError) as error:
+        raise malformed_json(error, body) from None
 
 
 def _integer(text: str) -> int:

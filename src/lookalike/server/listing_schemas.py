@@ -8,12 +8,12 @@ from pydantic import BaseModel, Field
 
 from lookalike.gallery.listing import MAX_VALUES
 from lookalike.search.ordering import MAX_KEYS
+from lookalike.server.cursors import MAX_CURSOR
 from lookalike.server.schemas import MAX_TEXT, Column, RequestModel
 
 MAX_ITEMS = 1_000
 """Items of a page."""
 MAX_OFFSET = 2**40
-MAX_CURSOR = 500
 MAX_FIELDS = 100
 _MAX_FILTER = 10_000
 

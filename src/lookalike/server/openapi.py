@@ -20,6 +20,7 @@ _DESCRIPTIONS = {
     409: "Gallery locked by another process",
     410: "Items have changed since the revision of the cursor; begin again",
     413: "Request too large",
+    415: "The Content-Type is not one of those in Accept",
     421: "Host not allowed",
     422: "Invalid request or image",
     429: "Too many requests; retry after the seconds in Retry-After",
@@ -44,6 +45,42 @@ IMAGE_BODY = {
         "content": {"application/octet-stream": _BINARY, "image/*": _BINARY},
     }
 }
+
+
+_FORM_FIELDS = {
+    "image": "Image files",
+    "id": "IDs of items",
+    "text": "Texts",
+    "url": "URLs of images",
+    "vector": "Embeddings, each as a JSON array,",
+}
+_FORM_NOTE = """A query and the options of the search. Each example may be there several times.
+`weights` are of the examples in the order of the form, first those that results should be like;
+joined by commas. All other fields are the parameters of a search with an image file."""
+
+FORM_BODY = {
+    "requestBody": {
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "description": _FORM_NOTE,
+                    "properties": {
+                        f"{prefix}{name}": {
+                            "type": "array",
+                            "items": _BINARY["schema"] if name == "image" else {"type": "string"},
+                            "description": f"{what} that results should be {word}.",
+                        }
+                        for prefix, word in (("", "like"), ("unlike_", "unlike"))
+                        for name, what in _FORM_FIELDS.items()
+                    },
+                    "additionalProperties": {"type": "string"},
+                }
+            }
+        }
+    }
+}
+"""The form beside JSON."""
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

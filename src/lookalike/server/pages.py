@@ -274,7 +274,7 @@ async def _result_set(
         with contextlib.ExitStack() as memory:
             if opened is not origin:
                 query = await _transfer(service, opened, origin, query, memory)
-            hits = await service.search(opened, request.for_query(query), stages)
+            hits = (await service.search(opened, request.for_query(query), stages)).hits
     except LookalikeError as error:
         return {**values, "problem": service.problem_of(error)}
     return {

@@ -30,7 +30,8 @@ _TYPES = "urn:lookalike:problem:"
 class ProblemError(Exception):
     """A refused request; ``kind`` is the last part of the problem's ``type``.
 
-    ``continue_url``: where the page of the problem offers to go on, a path on this service.
+    ``about``: the parameters that are wrong. ``continue_url``: where the page of the problem offers
+    to go on, a path on this service.
     """
 
     status: int
@@ -39,6 +40,7 @@ class ProblemError(Exception):
     detail: str
     headers: Mapping[str, str] = field(default_factory=dict)
     extensions: Mapping[str, Any] = field(default_factory=dict)
+    about: tuple[str, ...] = ()
     continue_url: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,7 +91,10 @@ def problem_of(error: LookalikeError, hide: Iterable[Callable[[str], str]] = ())
             headers = {"retry-after": "1"} if isinstance(error, _RETRY) else {}
             if isinstance(error, _INTERNAL):
                 detail = without_folders(detail)
-            return ProblemError(status, name, title, detail, headers)
+            about = error.parameters if isinstance(error, InputError | FetchError) else ()
+            if isinstance(error, MissingRowError):
+                about = about or ("id",)
+            return ProblemError(status, name, title, detail, headers, about=about)
     return ProblemError(500, "internal-error", "Internal error", without_folders(detail))
 
 

@@ -11,8 +11,12 @@ _PER_HITS = 100
 
 
 def cost_of(request: SearchRequest) -> int:
-    """Return what a request costs; a plain search for one query of one example costs 1."""
-    cost = request.k // _PER_HITS
+    """Return what a request costs; a plain search for one query of one example costs 1.
+
+    Results that are left out cost as much as others, where they are ranked by distance.
+    """
+    has_distances = not all(query.is_empty for query in request.queries)
+    cost = (request.k + request.offset * has_distances) // _PER_HITS
     cost += _MULTI_CROP_COST * request.region.multi_crop
     cost += _RERANKING_COST * len(request.rerankings)
     cost += _GEOMETRIC_COST * request.needs_image
@@ -26,5 +30,5 @@ def _example_cost(query: Query) -> int:
 
 def is_long(request: SearchRequest) -> bool:
     """Return whether the search for one query may take much longer than a plain one."""
-    options = (request.rerankings, request.keywords, request.filter, request.region.multi_crop)
-    return any(bool(option) for option in options)
+    options = (request.rerankings, request.keywords, request.filter)
+    return any(map(bool, (*options, request.region.multi_crop, request.offset)))

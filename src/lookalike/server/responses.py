@@ -11,15 +11,16 @@ from pydantic_core import to_jsonable_python
 from starlette.responses import Response
 
 from lookalike.cancellation import check_cancelled
-from lookalike.errors import InputError, LookalikeError
+from lookalike.errors import InputError
 from lookalike.filters.facets import Facet
-from lookalike.search.hits import Hits
 from lookalike.search.request import SearchRequest
 from lookalike.server import schemas
 from lookalike.server.handles import OpenGallery
 from lookalike.server.links import item_urls
 from lookalike.server.metrics import Stages
-from lookalike.server.service import Service
+from lookalike.server.problems import ProblemError
+from lookalike.server.search_pages import check_state, next_cursor, resume
+from lookalike.server.service import Answer, Service
 from lookalike.stores.base import Rows
 
 _MEDIA_TYPE = "application/json"
@@ -28,15 +29,28 @@ _FEW = 20
 each takes some milliseconds."""
 
 
-async def run_search(gallery: OpenGallery, service: Service, request: SearchRequest) -> Response:
-    """Run one query; the ``Server-Timing`` header has the duration of each stage."""
+async def run_search(
+    gallery: OpenGallery, service: Service, request: SearchRequest, cursor: str | None = None
+) -> Response:
+    """Run one query; the ``Server-Timing`` header has the duration of each stage.
+
+    Raises:
+        SettingError: the cursor is invalid.
+        ProblemError: it is of another state of the gallery.
+    """
     stages = Stages(service.metrics)
-    hits = await service.search(gallery, request, stages)
-    if len(hits) <= _FEW:
-        limit = service.settings.limits.response_bytes
-        data = join_parts(lambda: _result_parts(gallery, hits), limit)
-        return _json(data, stages)
-    return await json_in_parts(service, lambda: _result_parts(gallery, hits), stages)
+    if cursor is not None:
+        request = resume(request, cursor, gallery.state)
+    answer = await service.search(gallery, request, stages)
+    if cursor is not None:
+        check_state(gallery.state, answer.state)
+
+    def parts() -> Iterator[bytes]:
+        return _result_parts(gallery, request, answer)
+
+    if len(answer.hits) <= _FEW:
+        return _json(join_parts(parts, service.settings.limits.response_bytes), stages)
+    return await json_in_parts(service, parts, stages)
 
 
 async def json_response(
@@ -65,18 +79,18 @@ def _json(data: bytes, stages: Stages | None) -> Response:
 
 
 def batch_parts(
-    gallery: OpenGallery, service: Service, results: Iterable[Hits | LookalikeError]
+    gallery: OpenGallery, results: Iterable[tuple[SearchRequest, Answer] | ProblemError]
 ) -> Iterator[bytes]:
-    """Yield the JSON of a batch search."""
+    """Yield the JSON of a batch search: of each query, as a request of its own, or its problem."""
     separator = b'{"results":['
     for result in results:
         yield separator
         separator = b","
-        if isinstance(result, LookalikeError):
-            yield dumps({"result": None, "problem": service.problem_of(result).as_dict()})
+        if isinstance(result, ProblemError):
+            yield dumps({"result": None, "problem": result.as_dict()})
         else:
             yield b'{"result":'
-            yield from _result_parts(gallery, result)
+            yield from _result_parts(gallery, *result)
             yield b',"problem":null}'
     yield b"]}"
 
@@ -148,25 +162,26 @@ def _finite(value: object) -> object:
     return value
 
 
-def _result_parts(gallery: OpenGallery, hits: Hits) -> Iterator[bytes]:
+def _result_parts(gallery: OpenGallery, request: SearchRequest, answer: Answer) -> Iterator[bytes]:
     """Yield the JSON of a search result; images are referred to by item id, never by location."""
+    hits = answer.hits
     head = {
         "query": hits.query,
         "metric": hits.metric.value,
         "ranked_by": hits.ranked_by,
         "note": hits.note,
+        "revision": answer.state.revision,
+        "offset": request.offset,
+        "total": hits.total,
+        "next": next_cursor(request, hits, answer.state),
     }
     yield dumps(head)[:-1] + b',"hits":['
     separator = b""
     for hit in hits:
         yield separator
         separator = b","
-        fields = {
-            "rank": hit.rank,
-            "id": hit.id,
-            "distance": float(hit.distance),
-            "metadata": dict(hit.metadata),
-        }
+        fields = hits.hit_as_dict(hit)
+        del fields["uri"]
         yield dumps(fields | item_urls(gallery, hit.id))
     yield b"]}"
 

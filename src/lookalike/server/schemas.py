@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from lookalike.errors import InputError
 from lookalike.metadata import check_metadata
 from lookalike.search import request as search_request
+from lookalike.server.cursors import MAX_CURSOR
 from lookalike.server.limits import Limits
 from lookalike.server.links import IMAGE_URL, THUMBNAIL_TEMPLATE, THUMBNAIL_URL
+from lookalike.stores.base import MAX_K
 
 _LIMITS = Limits()
 _MAX_SIDE = 100_000
@@ -20,8 +33,10 @@ MAX_EXAMPLES = 32
 """Examples of a query."""
 MAX_DIM = 16_384
 """Values of a vector."""
+MAX_OFFSET = 1_000_000
+"""Results that a search may leave out; where they have distances, 16,384 with the page."""
 _MAX_FILTER = 10_000
-_MAX_UNKNOWN = 20
+_LISTED_FIELDS = 40
 _FILTER = "year >= 2020 and tag in ('a', 'b')"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -38,17 +53,37 @@ class RequestModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, data: Any) -> Any:
-        """Refuse many unknown fields at once: an error for each takes long."""
-        if isinstance(data, dict) and len(data) > len(cls.model_fields) + _MAX_UNKNOWN:
-            unknown = next(name for name in data if name not in cls.model_fields)
-            raise ValueError(f"unknown field {unknown[:80]!r}, and others")
+        """Refuse the first unknown field, and suggest one: an error for each takes long."""
+        if not isinstance(data, dict):
+            return data
+        unknown = next((name for name in data if name not in cls.model_fields), None)
+        if unknown is not None:
+            message = unknown_field(unknown, [*cls.model_fields])
+            raise PydanticCustomError(
+                "unknown_field", "{message}", {"message": message, "field": unknown[:80]}
+            )
         return data
+
+
+def unknown_field(name: str, known: Sequence[str]) -> str:
+    """Return what is wrong with a field that does not exist, and which one may be meant."""
+    nearest = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.5)
+    if nearest:
+        return f"unknown field {name[:80]!r}: did you mean {nearest[0]!r}?"
+    return f"unknown field {name[:80]!r}; fields: {', '.join(known[:_LISTED_FIELDS])}"
 
 
 class _CommonParameters(RequestModel):
     """Search options that are written alike in JSON and in a URL."""
 
-    k: int = Field(7, ge=1, le=_LIMITS.k, description="Results per query.")
+    k: int = Field(7, ge=1, le=_LIMITS.k, description="Results per query, of a page.")
+    offset: int = Field(
+        0,
+        ge=0,
+        le=MAX_OFFSET,
+        description="Number of results to leave out before the page. Where results have distances, "
+        f"offset and k are at most {MAX_K:,} together.",
+    )
     metric: Literal["cosine", "l2"] | None = Field(
         None, description="Distance metric; the gallery's own by default."
     )
@@ -81,6 +116,13 @@ class _CommonParameters(RequestModel):
         "there is a query image.",
         examples=["red shoe"],
     )
+
+
+Cursor = Annotated[str, Field(max_length=MAX_CURSOR)] | None
+CURSOR = (
+    "The next of the page before, of the same query and options: this page follows it exactly. If "
+    "the gallery has changed since, the error is 410. Excludes offset."
+)
 
 
 class BodyParameters(_CommonParameters):
@@ -119,11 +161,17 @@ class UrlParameters(_CommonParameters):
         description="Crop the query to x,y,width,height, in pixels; not cropped by default.",
         examples=["40,20,200,180"],
     )
+    cursor: Cursor = Field(None, description=CURSOR)
 
     def options(self) -> BodyParameters:
-        """Return the same options as in a JSON body."""
+        """Return the same options as in a JSON body, without the cursor."""
         box = None if self.box is None else [int(value) for value in self.box.split(",")]
-        return BodyParameters(**{**self.model_dump(), "box": box})
+        return BodyParameters(**{**self.model_dump(exclude={"cursor"}), "box": box})
+
+
+def _or_sent_image(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Return a file of a form as it is, and check everything else."""
+    return value if isinstance(value, search_request.SentImage) else check(value)
 
 
 class Example(RequestModel):
@@ -141,7 +189,7 @@ class Example(RequestModel):
     url: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
         None, description="URL of an image to fetch, if the service allows it."
     )
-    image: str | None = Field(
+    image: Annotated[str | None, WrapValidator(_or_sent_image)] = Field(
         None,
         description="An image file, encoded as base64.",
         json_schema_extra={"format": "base64"},
@@ -153,7 +201,7 @@ class Example(RequestModel):
 
 
 class Query(Example):
-    """A query: exactly one of id, text, url, image, vector and like."""
+    """A query: one of id, text, url, image, vector and like; or keywords or a filter alone."""
 
     like: Annotated[list[Example], Field(min_length=1, max_length=MAX_EXAMPLES)] | None = Field(
         None,
@@ -178,22 +226,30 @@ class Query(Example):
             raise ValueError(f"like and unlike have more than {MAX_EXAMPLES} examples together")
         return self
 
-    def query(self, keywords: str | None) -> search_request.Query:
-        """Return the query; one of keywords alone if there is nothing else.
+    def query(self, options: BodyParameters) -> search_request.Query:
+        """Return the query; an empty one if the options have keywords or a filter, and it nothing.
 
         Raises:
             InputError: there is not exactly one query.
         """
-        return search_request.query_from_json(
-            {**self.model_dump(include=_QUERY), "keywords": keywords}
-        )
+        fields = {name: getattr(self, name) for name in _EXAMPLE}
+        fields |= {"weights": self.weights, "keywords": options.keywords, "where": options.where}
+        for kind in ("like", "unlike"):
+            examples = getattr(self, kind)
+            if examples is not None:
+                fields[kind] = [
+                    {name: getattr(each, name) for name in _EXAMPLE} for each in examples
+                ]
+        return search_request.query_from_json(fields)
 
 
-_QUERY = set(Query.model_fields)
+_EXAMPLE = tuple(Example.model_fields)
 
 
 class SearchRequest(BodyParameters, Query):
     """A query and the options of the search."""
+
+    cursor: Cursor = Field(None, description=CURSOR)
 
     model_config = ConfigDict(
         extra="forbid",
@@ -203,7 +259,10 @@ class SearchRequest(BodyParameters, Query):
                 {
                     "like": [{"id": "photos:cats/1.jpg"}, {"id": "photos:cats/2.jpg"}],
                     "unlike": [{"id": "photos:dogs/1.jpg"}],
+                    "weights": [1, 1, 0.5],
                 },
+                {"keywords": "red shoe", "k": 100},
+                {"where": "year >= 2020", "k": 100, "offset": 100},
             ]
         },
     )
@@ -218,11 +277,12 @@ class BatchRequest(BodyParameters):
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        hits = len(self.queries) * self.k
+        hits = len(self.queries) * (self.offset + self.k)
         if hits > _LIMITS.batch_hits:
+            after = f" after {self.offset:,}" if self.offset else ""
             raise ValueError(
-                f"{len(self.queries)} queries with k={self.k} ask for {hits:,} results; the limit "
-                f"is {_LIMITS.batch_hits:,}"
+                f"{len(self.queries)} queries with k={self.k}{after} ask for {hits:,} results; the "
+                f"limit is {_LIMITS.batch_hits:,}"
             )
         return self
 
@@ -232,7 +292,15 @@ class Hit(BaseModel):
 
     rank: int = Field(description="Position in the results, starting at 1.")
     id: str = Field(description="ID of the item.")
-    distance: float = Field(description="Distance to the query, in units of the metric.")
+    distance: float | None = Field(
+        description="Distance to the query, in units of the metric; null where only a filter was "
+        "searched by."
+    )
+    similarity: float | None = Field(
+        description="Cosine similarity to the query, 1 - distance, from -1 to 1 (identical), as of "
+        "min_similarity; times 100 in per cent. Null for the l2 metric, whose distances have no "
+        "upper bound, and where only keywords or a filter were searched by."
+    )
     metadata: dict[str, Any] = Field(description="Metadata of the item.")
     image_url: str = Field(description=IMAGE_URL)
     thumbnail_url: str = Field(description=THUMBNAIL_URL)
@@ -240,21 +308,43 @@ class Hit(BaseModel):
 
 
 class SearchResult(BaseModel):
-    """The results of one query, nearest first."""
+    """The results of one query, best first."""
 
     query: str = Field(description="The item id, text, URL or keywords, or a name for the image.")
     metric: str = Field(description="Metric of the distances: cosine or l2.")
-    ranked_by: Literal["embedding", "keywords", "embedding+keywords"] = Field(
+    ranked_by: Literal["embedding", "keywords", "embedding+keywords", "id"] = Field(
         description="What the order comes from: embedding (a text was searched by content), "
-        "keywords (by names and metadata; the distance is then 1 - score / best score), or both, "
-        "fused by rank."
+        "keywords (by names and metadata; the distance is then 1 - score / best score), both, "
+        "fused by rank, or id (only a filter was searched by)."
     )
     note: str | None = Field(
         description="What to know about the results: that a text was searched in names and "
         "metadata, since the encoder supports images only, or which keywords match nothing; "
         "usually null."
     )
+    revision: str = Field(description="Revision of the gallery that the results are of.")
+    offset: int = Field(description="Number of results before these.")
+    total: int | None = Field(
+        description="Number of all results, where only keywords or a filter were searched by; null "
+        "where all items are ranked."
+    )
+    next: str | None = Field(
+        description="The cursor of the next page; null at the end, and where offset has reached "
+        "its limit. The next page may be empty."
+    )
     hits: list[Hit] = Field(description="Results, best first.")
+
+
+class FieldError(BaseModel):
+    """An invalid field of a request."""
+
+    location: str = Field(
+        description="Where it is: query/NAME, path/NAME, or body with a JSON pointer, such as "
+        "body/like/0/id.",
+    )
+    message: str = Field(description="What is wrong with it.")
+    line: int | None = Field(None, description="Line of malformed JSON, from 1.")
+    column: int | None = Field(None, description="Column of malformed JSON, in characters, from 1.")
 
 
 class Problem(BaseModel):
@@ -264,8 +354,8 @@ class Problem(BaseModel):
     title: str = Field(description="Summary of the kind of error.")
     status: int = Field(description="HTTP status code.")
     detail: str = Field(description="What is wrong with this request, and what to do.")
-    errors: list[dict[str, Any]] | None = Field(
-        None, description="Invalid fields of the request, each with its location and message."
+    errors: list[FieldError] | None = Field(
+        None, description="Invalid fields of the request, at most 20."
     )
     request_id: str | None = Field(
         None, description="X-Request-Id of the request, by which the service's log names it."

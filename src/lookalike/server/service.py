@@ -13,9 +13,11 @@ from lookalike.config import settings as machine
 from lookalike.errors import (
     ArtifactError,
     CancelledError,
+    InputError,
     LookalikeError,
     UnreachableError,
 )
+from lookalike.filters import Where
 from lookalike.gallery import uploads
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.lookup import row_of
@@ -24,7 +26,7 @@ from lookalike.search.hits import Hits, ImageReader
 from lookalike.search.query import QueryVectors
 from lookalike.search.request import Query, SearchRequest
 from lookalike.search.search import search_rows
-from lookalike.server.admission import Quota
+from lookalike.server.admission import Quota, current_client
 from lookalike.server.decoder_pool import DecoderPool, decoding_batch
 from lookalike.server.encoding import QueryEncoder
 from lookalike.server.handles import IDLE_S, GalleryHandle, OpenGallery
@@ -37,7 +39,7 @@ from lookalike.server.running import RunningRequests
 from lookalike.server.settings import ServeSettings
 from lookalike.server.thumbnails import ItemImages
 from lookalike.server.workers import Workers
-from lookalike.server.writing import Writer
+from lookalike.server.writing import NewImage, Writer
 from lookalike.stores.base import Rows, replaced_error
 from lookalike.types import Metadata
 
@@ -79,6 +81,14 @@ class Quotas:
 
 def _memory(size: int, what: str) -> Quota:
     return Quota(size * 3 // 4, what, total=size, strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The hits of one query, and the state of the gallery whose rows they are."""
+
+    hits: Hits
+    state: GalleryState
 
 
 class Service:
@@ -156,7 +166,13 @@ class Service:
         if name in self._handles:
             return self._handles[name]
         available = ", ".join(self._handles)
-        raise ProblemError(404, "gallery-not-found", "Gallery not found", f"available: {available}")
+        raise ProblemError(
+            404,
+            "gallery-not-found",
+            "Gallery not found",
+            f"available: {available}",
+            about=("gallery",),
+        )
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any, long: bool = False) -> T:
         """Run blocking work in a thread; ``long`` if it may take seconds.
@@ -203,7 +219,7 @@ class Service:
                 raise
             return await self.in_thread(work, now.gallery, long=long)
 
-    async def search(self, opened: OpenGallery, request: SearchRequest, stages: Stages) -> Hits:
+    async def search(self, opened: OpenGallery, request: SearchRequest, stages: Stages) -> Answer:
         """Run a request of one query.
 
         Raises:
@@ -212,10 +228,10 @@ class Service:
         """
         request = request.for_metric(opened.gallery.metric)
 
-        async def run(now: OpenGallery) -> Hits:
+        async def run(now: OpenGallery) -> Answer:
             vectors = await self._encoder.vectors(now, request, stages)
-            [hits] = await self._search(now, request, [vectors], stages)
-            return hits
+            [answer] = await self._search(now, request, [vectors], stages)
+            return answer
 
         async with self.slot(cost_of(request)):
             with decoding_batch(self.settings.limits.batch_decode_seconds):
@@ -223,7 +239,7 @@ class Service:
 
     async def search_all(
         self, opened: OpenGallery, request: SearchRequest, stages: Stages
-    ) -> list[Hits | LookalikeError]:
+    ) -> list[Answer | LookalikeError]:
         """Run all queries and return their results in order; an invalid query's is its error.
 
         Raises:
@@ -238,18 +254,18 @@ class Service:
 
     async def _run_all(
         self, opened: OpenGallery, request: SearchRequest, stages: Stages
-    ) -> list[Hits | LookalikeError]:
+    ) -> list[Answer | LookalikeError]:
         """Encode queries, some at a time; search for plain ones together, for others one by one."""
         semaphore = asyncio.Semaphore(_BATCH_CONCURRENCY)
 
-        async def run(query: Query) -> QueryVectors | Hits:
+        async def run(query: Query) -> QueryVectors | Answer:
             async with semaphore:
                 one = request.for_query(query)
                 vectors = await self._encoder.vectors(opened, one, stages)
                 if request.is_plain:
                     return vectors
-                [hits] = await self._search(opened, one, [vectors], stages)
-                return hits
+                [answer] = await self._search(opened, one, [vectors], stages)
+                return answer
 
         with decoding_batch(self.settings.limits.batch_decode_seconds):
             tasks = [asyncio.create_task(_or_error(run(query))) for query in request.queries]
@@ -259,11 +275,11 @@ class Service:
             for task in tasks:
                 task.cancel()  # or each would wait for an unavailable store
         encoded = [each for each in results if isinstance(each, QueryVectors)]
-        hits: Iterator[Hits | LookalikeError] = iter(())
+        answers: Iterator[Answer | LookalikeError] = iter(())
         if encoded:
             found = await _or_error(self._search(opened, request, encoded, stages, long=True))
-            hits = iter([found] * len(encoded) if isinstance(found, LookalikeError) else found)
-        return [next(hits) if isinstance(each, QueryVectors) else each for each in results]
+            answers = iter([found] * len(encoded) if isinstance(found, LookalikeError) else found)
+        return [next(answers) if isinstance(each, QueryVectors) else each for each in results]
 
     async def _search(
         self,
@@ -273,7 +289,7 @@ class Service:
         stages: Stages,
         *,
         long: bool = False,
-    ) -> list[Hits]:
+    ) -> list[Answer]:
         """Search for encoded queries in a thread.
 
         The rows that are searched are those after encoding, if they are of the same gallery. A
@@ -320,6 +336,46 @@ class Service:
         async with self.slot():
             return await self._writer.put(opened, key, data, metadata)
 
+    async def put_all(
+        self, opened: OpenGallery, images: Sequence[NewImage]
+    ) -> list[tuple[str, bool] | Exception]:
+        """Add or replace images; return the id of each and whether it is new, or its error.
+
+        Raises:
+            LookalikeError: the gallery cannot be written.
+            ProblemError: the service is at its limits.
+        """
+        uploads.check_takes_uploads(opened.gallery)
+        limits, quota, client = self.settings.limits, self.quotas.bodies, current_client()
+        held = 0
+
+        async def fetch(url: str) -> bytes:
+            nonlocal held
+            content = await self._encoder.fetch(url)
+            if held + len(content) > limits.batch_bytes:
+                raise InputError(
+                    f"{url[:200]}: the images at URLs of this request have more than "
+                    f"{limits.batch_bytes / 1e6:g} MB together, the limit; send fewer at a time"
+                )
+            quota.add(client, len(content))
+            held += len(content)
+            return content
+
+        try:
+            async with self.slot(len(images)):
+                with decoding_batch(limits.batch_decode_seconds):
+                    return await self._writer.put_all(opened, images, fetch)
+        finally:
+            quota.remove(client, held)
+
+    async def remove_all(
+        self, opened: OpenGallery, ids: Sequence[str] | None, where: Where | None, limit: int
+    ) -> uploads.Removal:
+        """Delete added images by ids or by a filter; return what became of them."""
+        work = partial(uploads.remove_all, opened.handle.gallery, ids, where, limit=limit)
+        async with self.slot():
+            return await self._writer.write(opened.handle, work)
+
     async def update_metadata(
         self, opened: OpenGallery, row_id: str, metadata: Metadata
     ) -> dict[str, Any]:
@@ -351,7 +407,7 @@ def _search_now(
     vectors: Sequence[QueryVectors],
     reader: Callable[[Gallery, GalleryState], ImageReader],
     stages: Stages,
-) -> list[Hits]:
+) -> list[Answer]:
     """Search the rows as they are now.
 
     Raises:
@@ -361,4 +417,5 @@ def _search_now(
     if now.state.identity != opened.state.identity:
         raise replaced_error(opened.name)
     read = reader(now.gallery, now.state)
-    return search_rows(request, now.gallery.store, vectors, read, stages)
+    results = search_rows(request, now.gallery.store, vectors, read, stages)
+    return [Answer(hits, now.state) for hits in results]
