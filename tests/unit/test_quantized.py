@@ -70,9 +70,10 @@ def test_errors_of_scores_are_bounded(kind: str, dim: int, metric: Metric) -> No
         assert (np.abs(scores - truth[:, part]) <= errors[block][:, None]).all()
         np.testing.assert_array_equal(maxima, group_maxima(scores[None], 12)[0])
     single = QuantizedQueries.of(queries[:1])
-    scores = blocks.query_scores(single, slice(None), metric, 1).ravel()
+    scores = np.empty((len(blocks), ROWS), np.float32)
+    blocks.query_scores(single, slice(None), metric, 1, scores)
     errors = blocks.errors(single, slice(None), metric)[:, 0]
-    assert (np.abs(scores - truth[0]) <= np.repeat(errors, ROWS)).all()
+    assert (np.abs(scores.ravel() - truth[0]) <= np.repeat(errors, ROWS)).all()
     if kind not in ("scales", "spiky", "crowded"):  # the bounds are of use
         lengths = np.linalg.norm(rows, axis=1)
         scale = lengths.max() if metric is Metric.L2 else 1
@@ -121,6 +122,7 @@ def test_a_process_compiles_each_model_once(monkeypatch: pytest.MonkeyPatch) -> 
     for count, dim in ((1, 4), (3, 4), (2, 33)):
         blocks = blocks_of(table(0, "plain", count * ROWS, dim))
         queries = QuantizedQueries.of(np.ones((1, dim)))
-        blocks.query_scores(queries, slice(None), Metric.L2, 2)
+        out = np.empty((count, ROWS), np.float32)
+        blocks.query_scores(queries, slice(None), Metric.L2, 2, out)
         blocks.batch_scores(queries, 0, Metric.L2, None, 6)
     assert compiled == [2, 1]

@@ -16,6 +16,9 @@ _MIN_GROUPS = 64
 _MAX_PER_QUERY = 20_000
 """Rows per query that are kept at a time on average."""
 
+_LOWEST = np.finfo(np.float32).min
+"""At most every score but those of excluded rows."""
+
 
 class CrowdedError(Exception):
     """The errors of the scores are too large to exclude enough rows."""
@@ -91,39 +94,38 @@ class Selection:
             CrowdedError: more rows are candidates than can be kept, for more than one query.
         """
         self._raise_floors(part)
-        groups = part.maxima.shape[2]
-        passing = np.flatnonzero(part.maxima >= (self._floors - part.errors)[:, :, None])
+        queries, rows, groups = len(self._floors), part.scores.shape[2], part.maxima.shape[2]
+        least = np.maximum(self._floors - part.errors, _LOWEST)
+        passing = (part.maxima >= least[:, :, None]).reshape(-1).nonzero()[0]
         if not len(passing):
             return
-        block_and_query, group = np.divmod(passing, groups)
-        block, query = np.divmod(block_and_query, len(self._floors))
-        places = group[:, None] + np.arange(0, part.scores.shape[2], groups)
-        scores = part.scores[block[:, None], query[:, None], places]
-        errors = part.errors[block, query]
-        kept = (scores >= (self._floors[query] - errors)[:, None]) & (scores > -np.inf)
-        entry, place = np.nonzero(kept)
-        if not len(entry):
+        series, group = np.divmod(passing, groups)  # a series has the scores of a block and a query
+        members = (series * rows + group)[:, None] + np.arange(0, rows, groups)
+        scores = part.scores.reshape(-1).take(members)
+        kept = (scores >= least.reshape(-1)[series, None]).reshape(-1).nonzero()[0]
+        if not len(kept):
             return
-        numbers = part.numbers(block[entry], places[entry, place])
-        self._chosen.append(
-            (query[entry], Candidates(numbers, scores[entry, place], errors[entry]))
-        )
-        self._count += len(entry)
-        if len(self._floors) > 1 and self._count > _MAX_PER_QUERY * len(self._floors):
+        series, place = np.divmod(members.reshape(-1)[kept], rows)
+        block, query = np.divmod(series, queries)
+        errors = part.errors.reshape(-1)[series]
+        candidates = Candidates(part.numbers(block, place), scores.reshape(-1)[kept], errors)
+        self._chosen.append((query, candidates))
+        self._count += len(kept)
+        if queries > 1 and self._count > _MAX_PER_QUERY * queries:
             self._join()
-            if 2 * self._count > _MAX_PER_QUERY * len(self._floors):
+            if 2 * self._count > _MAX_PER_QUERY * queries:
                 raise CrowdedError
 
     def _raise_floors(self, part: ScoredRows) -> None:
         """Take scores into account: the k-th largest maximum is at most the k-th largest score."""
-        largest = part.maxima.max(axis=2) - part.errors
-        higher = np.flatnonzero((largest > self._floors).any(axis=0))
+        least = part.maxima - part.errors[:, :, None]
+        higher = (np.maximum.reduce(least, axis=(0, 2)) > self._floors).nonzero()[0]
         if not len(higher):
             return
-        lower = part.maxima[:, higher] - part.errors[:, higher, None]
-        new = lower.transpose(1, 0, 2).reshape(len(higher), -1)
-        every = np.concatenate([self._best[higher], new], axis=1)
-        best = np.partition(every, every.shape[1] - self._k, axis=1)[:, -self._k :]
+        new = least.swapaxes(0, 1)[higher].reshape(len(higher), -1)
+        best = np.concatenate([self._best[higher], new], axis=1)
+        best.partition(best.shape[1] - self._k, axis=1)
+        best = best[:, -self._k :]
         self._best[higher], self._floors[higher] = best, best[:, 0]
 
     def _join(self) -> tuple[NDArray[np.int64], Candidates]:

@@ -44,7 +44,7 @@ _MIN_BATCH = 6
 """Queries from which they are multiplied together; fewer are faster one by one."""
 
 _BATCH = 256
-_FEW = 64
+_FEW = 256
 """Candidates that are not worth choosing from."""
 
 _FEW_VALUES = 1 << 13
@@ -65,8 +65,8 @@ _CHUNK_ROWS = 1 << 14
 _CHUNK_VALUES = 1 << 22
 """Rows and values of rows that are multiplied in 32 bits at a time."""
 
-_CHUNK_DIRECT = 1 << 21
-"""Values whose distances are computed at a time, in 64 bits (16 MiB)."""
+_CHUNK_DIRECT = 1 << 18
+"""Values whose distances are computed at a time, in 64 bits (2 MiB)."""
 
 _EPSILON = float(np.finfo(np.float32).eps)
 _SMALLEST, _LARGEST = 1e-12, 1e12
@@ -209,7 +209,7 @@ class ExactIndex:
         if k < 1 or not scope.count:
             return [Nearest(np.empty(0, np.int64), np.empty(0)) for _ in queries]
         targets = queries.astype(np.float64)
-        lengths = np.sqrt(np.einsum("ij,ij->i", targets, targets))
+        lengths = np.sqrt(np.vecdot(targets, targets))
         search = _Search(self._scan, scope, metric, min(k, scope.count), shorten)
         undirected: Nearest | None = None
         results: list[Nearest | None] = [None] * len(queries)
@@ -325,7 +325,7 @@ class _Queries(NamedTuple):
     lengths: NDArray[np.float64]
     k: int
 
-    def take(self, places: NDArray[np.int64]) -> _Queries:
+    def take(self, places: NDArray[np.int64] | slice) -> _Queries:
         return _Queries(self.vectors[places], self.targets[places], self.lengths[places], self.k)
 
     def groups(self, rows: int, blocks: int = 1) -> int:
@@ -387,6 +387,7 @@ class _Scan:
             self.codes = QuantizedBlocks(*(each.view(np.ndarray) for each in arrays))
             self.coded = len(codes) * codes.rows
         self._facts: _Facts | None = None
+        self._extreme_blocks: NDArray[np.int64] | None = None
         self._was_read = False
 
     def end_first_read(self) -> None:
@@ -411,18 +412,21 @@ class _Scan:
             is_extreme = ~((lengths > _SMALLEST) & (lengths < _LARGEST) | (lengths == 0))
             extreme = self.coded + np.flatnonzero(is_extreme)
             if self.codes is not None:
-                blocks = np.flatnonzero(self.extreme_blocks())
+                blocks = self.extreme_blocks()
                 inside = blocks[:, None] * self.codes.rows + np.arange(self.codes.rows)
                 extreme = np.concatenate([inside.ravel(), extreme])
             self._facts = _Facts(_Lengths.of(squares / 2), extreme)
         return self._facts
 
-    def extreme_blocks(self) -> NDArray[np.bool_]:
-        """Return which blocks with codes have rows out of range."""
-        if self.codes is None:
-            return np.zeros(0, np.bool_)
-        smallest, largest = self.codes.bounds[:, 2:].T
-        return np.asarray(~((smallest > _SMALLEST) & (largest < _LARGEST)))
+    def extreme_blocks(self) -> NDArray[np.int64]:
+        """Return the numbers of blocks with codes that have rows out of range."""
+        if self._extreme_blocks is None:
+            smallest, largest = (
+                np.empty((2, 0)) if self.codes is None else self.codes.bounds[:, 2:].T
+            )
+            in_range = (smallest > _SMALLEST) & (largest < _LARGEST)
+            self._extreme_blocks = np.flatnonzero(~in_range)
+        return self._extreme_blocks
 
     def _lengths(self, rows: NDArray[np.int64]) -> _Lengths:
         """Return the lengths of rows by their ascending numbers."""
@@ -446,54 +450,65 @@ class _Scan:
         if not coded or self.codes is None:
             yield from self._plain_scores(queries, metric, scope, 0)
             return
-        rounded = QuantizedQueries.of(queries.targets)
         if len(queries.vectors) == 1:
-            yield from self._query_scores(rounded, metric, scope, queries.k)
+            yield from self._query_scores(queries, metric, scope)
         else:
-            groups = queries.groups(self.codes.rows)
-            yield from self._batch_scores(rounded, metric, scope, groups)
-        yield from self._plain_scores(queries, metric, scope, self.coded)
+            yield from self._batch_scores(queries, metric, scope)
 
-    def _query_scores(
-        self, query: QuantizedQueries, metric: Metric, scope: _Scope, k: int
-    ) -> Iterator[ScoredRows]:
+    def _query_scores(self, query: _Queries, metric: Metric, scope: _Scope) -> Iterator[ScoredRows]:
+        """Yield the scores of many blocks at a time; rows behind the last one are its neighbors."""
         assert self.codes is not None
         size, extreme = self.codes.rows, self.extreme_blocks()
+        rounded = QuantizedQueries.of(query.targets)
         first, last = 0, len(self.codes)
         if scope.excluded is not None:  # a folder's rows are often next to each other
             excluded = scope.excluded[: self.coded].reshape(-1, size)
             used = np.flatnonzero(~excluded.all(axis=1))
             first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+        rest = slice(self.coded, len(self.vectors))
         step = _CHUNK_BLOCKS if self._was_read else _FIRST_BLOCKS
         for start in range(first, last, step):
             check_cancelled()
             part = slice(start, min(start + step, last))
-            scores = self.codes.query_scores(query, part, metric, self.threads)
+            count = part.stop - start
+            joins = part.stop == len(self.codes) and 0 < rest.stop - rest.start <= size
+            scores = np.empty((count + joins, 1, size), np.float32)
+            self.codes.query_scores(rounded, part, metric, self.threads, scores[:count, 0])
+            errors = self.codes.errors(rounded, part, metric)
             if scope.excluded is not None:
-                np.copyto(scores, np.float32(-np.inf), where=excluded[part])
-            maxima = group_maxima(scores[:, None], group_count(size, len(scores), 1, k))
-            errors = self.codes.errors(query, part, metric)
-            errors[extreme[part]] = 0  # all of their rows are excluded
-            yield ScoredRows(start * size, scores[:, None], maxima, errors)
+                np.copyto(scores[:count, 0], np.float32(-np.inf), where=excluded[part])
+            if len(extreme):  # all of their rows are excluded
+                errors[extreme[(extreme >= start) & (extreme < part.stop)] - start] = 0
+            if joins:
+                plain = scores[-1, :, : rest.stop - rest.start]
+                more = self._plain(query, metric, scope, rest, plain)
+                scores[-1, :, plain.shape[1] :] = -np.inf
+                errors, rest = np.concatenate([errors, more[None]]), slice(rest.stop, rest.stop)
+            maxima = group_maxima(scores, query.groups(size, len(scores)))
+            self._check(maxima[count:])
+            yield ScoredRows(start * size, scores, maxima, errors)
             if not self._was_read:
                 release_pages(self.codes.codes[part])
+        yield from self._plain_scores(query, metric, scope, rest.start)
 
     def _batch_scores(
-        self, queries: QuantizedQueries, metric: Metric, scope: _Scope, groups: int
+        self, queries: _Queries, metric: Metric, scope: _Scope
     ) -> Iterator[ScoredRows]:
         assert self.codes is not None
-        size, extreme = self.codes.rows, self.extreme_blocks()
-        errors = self.codes.errors(queries, slice(None), metric)
+        size, extreme = self.codes.rows, set(self.extreme_blocks().tolist())
+        rounded, groups = QuantizedQueries.of(queries.targets), queries.groups(self.codes.rows)
+        errors = self.codes.errors(rounded, slice(None), metric)
         for block in range(len(self.codes)):
             check_cancelled()
             excluded = None
             if scope.excluded is not None:
                 excluded = scope.excluded[block * size : (block + 1) * size]
-            if extreme[block] or (excluded is not None and excluded.all()):
+            if block in extreme or (excluded is not None and excluded.all()):
                 continue
-            scores, maxima = self.codes.batch_scores(queries, block, metric, excluded, groups)
+            scores, maxima = self.codes.batch_scores(rounded, block, metric, excluded, groups)
             part = slice(block, block + 1)
             yield ScoredRows(block * size, scores[None], maxima[None], errors[part])
+        yield from self._plain_scores(queries, metric, scope, self.coded)
 
     def _plain_scores(
         self, queries: _Queries, metric: Metric, scope: _Scope, first: int
@@ -502,37 +517,63 @@ class _Scan:
         for start in range(first, len(self.vectors), self._step()):
             check_cancelled()
             part = slice(start, min(start + self._step(), len(self.vectors)))
-            if start >= self.coded:
-                inside = slice(start - self.coded, part.stop - self.coded)
-                lengths = self.facts().lengths.take(inside)
-            else:
-                lengths = self._lengths(np.arange(start, part.stop))
-            excluded = None if scope.excluded is None else scope.excluded[part]
-            scored = _scored(queries, metric, self.vectors[part], lengths, excluded)
-            yield self._checked(scored._replace(start=start))
+            scores = np.empty((1, len(queries.vectors), part.stop - start), np.float32)
+            errors = self._plain(queries, metric, scope, part, scores[0])
+            yield self._scored(queries, start, scores, errors)
+
+    def _plain(
+        self,
+        queries: _Queries,
+        metric: Metric,
+        scope: _Scope,
+        part: slice,
+        out: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Write scores ``(q, m)`` in 32 bits of consecutive rows; return bounds of their errors."""
+        if part.start >= self.coded:
+            lengths = self.facts().lengths
+            if part.stop - part.start < len(lengths.inverses):
+                lengths = lengths.take(slice(part.start - self.coded, part.stop - self.coded))
+        else:
+            lengths = self._lengths(np.arange(part.start, part.stop))
+        excluded = None if scope.excluded is None else scope.excluded[part]
+        return _score(queries, metric, self.vectors[part], lengths, excluded, out)
 
     def gathered_scores(
         self, queries: _Queries, metric: Metric, rows: NDArray[np.int64]
     ) -> ScoredRows:
         """Return scores in 32 bits of some rows in range, by their ascending numbers."""
         first, last = int(rows[0]), int(rows[-1])
+        excluded = None
         if 2 * len(rows) > last - first:
             excluded = np.ones(last + 1 - first, np.bool_)
             excluded[rows - first] = False
             lengths = self._lengths(np.arange(first, last + 1))
             vectors = self.vectors[first : last + 1]
-            scored = _scored(queries, metric, vectors, lengths, excluded)._replace(start=first)
         else:
-            vectors = np.take(self.vectors, rows, axis=0)
-            scored = _scored(queries, metric, vectors, self._lengths(rows), None)
-            scored = scored._replace(rows=rows)
-        return self._checked(scored)
+            lengths = self._lengths(rows)
+            vectors = self.vectors.take(rows, axis=0)
+        scores = np.empty((1, len(queries.vectors), len(vectors)), np.float32)
+        errors = _score(queries, metric, vectors, lengths, excluded, scores[0])
+        scored = self._scored(queries, first, scores, errors)
+        return scored if excluded is not None else scored._replace(rows=rows)
 
-    def _checked(self, scored: ScoredRows) -> ScoredRows:
-        """Return scores of rows in range if they are numbers, as they are unless a row changed."""
-        if self.damaged is not None and np.isnan(scored.scores).any():
+    def _scored(
+        self,
+        queries: _Queries,
+        start: int,
+        scores: NDArray[np.float32],
+        errors: NDArray[np.float32],
+    ) -> ScoredRows:
+        """Return scores in 32 bits with their maxima."""
+        maxima = group_maxima(scores, queries.groups(scores.shape[2]))
+        self._check(maxima)
+        return ScoredRows(start, scores, maxima, errors[None])
+
+    def _check(self, maxima: NDArray[np.float32]) -> None:
+        """Raise the error for damaged rows unless scores of rows in range are numbers."""
+        if self.damaged is not None and np.isnan(maxima).any():
             raise self.damaged()
-        return scored
 
     def _step(self) -> int:
         dim: int = self.vectors.shape[1]
@@ -605,7 +646,7 @@ class _Search:
         """
         count = len(queries.vectors)
         if count < _MIN_BATCH:
-            return [np.array([place]) for place in range(count)]
+            return list(np.arange(count)[:, None])
         size = max(_MIN_BATCH, min(_BATCH, -(-count // self.scan.threads)))
         peaks = np.abs(queries.targets).max(axis=1)
         groups: list[list[int]] = []
@@ -634,9 +675,10 @@ class _Search:
             every = np.arange(len(originals))[:, None]
             return [self._group(queries.take(i), originals[i])[0] for i in every]
         candidates = selection.result()
-        values = sum(len(each.rows) for each in candidates) * originals.shape[1]
-        if values <= _FEW_VALUES * len(candidates) and not len(self._extreme):
-            return self._compared(originals, [each.rows for each in candidates])
+        if len(candidates) > 1 and not len(self._extreme):
+            values = sum(len(each.rows) for each in candidates) * originals.shape[1]
+            if values <= _FEW_VALUES * len(candidates):
+                return self._compared(originals, [each.rows for each in candidates])
         return [
             self._refined(queries.take(np.array([place])), originals[place], each)
             for place, each in enumerate(candidates)
@@ -666,9 +708,10 @@ class _Search:
             candidates = candidates.at_least(self._floor(query, original, candidates))
         if len(candidates.rows) > _MAX_DIRECT:
             candidates = self._rescored(query, original, candidates)
-        rows = np.concatenate([candidates.rows, self._extreme])
-        rows.sort()
-        return self.direct(original, rows)
+        rows = candidates.rows
+        if len(self._extreme):
+            rows = np.concatenate([rows, self._extreme])
+        return self.direct(original, np.sort(rows))
 
     def _floor(
         self, query: _Queries, original: NDArray[np.float32], candidates: Candidates
@@ -715,13 +758,13 @@ class _Search:
             last = np.partition(distances, self._k - 1)[self._k - 1]
             near = np.flatnonzero(distances <= last)
             rows, distances = rows[near], distances[near]
-        order = np.argsort(distances, kind="stable")
+        order = distances.argsort(kind="stable")
         return self._first(rows[order], distances[order])
 
     def _first(self, rows: NDArray[np.int64], distances: NDArray[np.float64]) -> Nearest:
         """Return the first ``k`` rows, and others as near as the last, as far as needed."""
         if len(rows) > self._k:
-            count = int(np.searchsorted(distances, distances[self._k - 1], "right"))
+            count = int(distances.searchsorted(distances[self._k - 1], "right"))
             rows, distances = rows[:count], distances[:count]
         nearest = Nearest(rows, distances)
         return nearest if self._shorten is None else self._shorten(nearest)
@@ -746,21 +789,25 @@ class _Search:
             part = rows[start : start + step]
             target = targets if places is None else targets[places[start : start + step]]
             with np.errstate(invalid="ignore"):  # of damaged rows
-                vectors = np.take(self.scan.vectors, part, axis=0).astype(np.float64)
+                vectors = self.scan.vectors.take(part, axis=0).astype(np.float64)
                 result[start : start + step] = _distances(vectors, target, self._metric)
-        if self.scan.damaged is not None and not np.isfinite(result).all():
+        if self.scan.damaged is not None and not math.isfinite(result.sum()):
             raise self.scan.damaged()
         return result
 
 
-def _scored(
+def _score(
     queries: _Queries,
     metric: Metric,
     vectors: Embeddings,
     lengths: _Lengths,
     excluded: NDArray[np.bool_] | None,
-) -> ScoredRows:
-    """Return the scores of vectors. Those out of range must be excluded."""
+    out: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Write the scores ``(q, m)`` of vectors; return bounds ``(q,)`` of their errors.
+
+    Vectors out of range must be excluded.
+    """
     # Higham 2002, section 3.1.
     unit = (vectors.shape[1] + 8) * _EPSILON
     if metric is Metric.COSINE:
@@ -771,29 +818,34 @@ def _scored(
         length = math.sqrt(2 * float(largest))
         errors = 1.001 * unit * length * (queries.lengths + length)
     with np.errstate(all="ignore"):
-        if len(queries.vectors) == 1:  # without threads, which would delay those of the codes
-            scores = np.vecdot(vectors, queries.vectors[0])[None]
+        if len(out) == 1:  # without threads, which would delay those of the codes
+            np.vecdot(vectors, queries.vectors[0], out=out[0])
         else:
-            scores = queries.vectors @ vectors.T
+            np.matmul(queries.vectors, vectors.T, out=out)
         if metric is Metric.COSINE:
-            scores *= lengths.inverses
+            out *= lengths.inverses
         else:
-            scores -= lengths.half_squares
+            out -= lengths.half_squares
     if excluded is not None:
-        scores[:, excluded] = -np.inf
-    maxima = group_maxima(scores[None], queries.groups(len(vectors)))
-    return ScoredRows(0, scores[None], maxima, errors.astype(np.float32)[None])
+        out[:, excluded] = -np.inf
+    return np.asarray(errors, np.float32)
 
 
 def _distances(
     vectors: NDArray[np.float64], target: NDArray[np.float64], metric: Metric
 ) -> NDArray[np.float64]:
-    """Return the distances ``(m,)`` of vectors ``(m, dim)`` to a query, or each to its own."""
+    """Return the distances ``(m,)`` of vectors ``(m, dim)`` to a query, or each to its own.
+
+    Those of equal vectors are equal to the last bit, wherever they lie: no BLAS is used.
+    """
+    sum_of = np.add.reduce
     if metric is Metric.L2:
         difference = vectors - target
-        return np.asarray(np.sqrt(np.einsum("ij,ij->i", difference, difference)))
-    products = np.einsum("...j,...j->...", vectors, target)
-    squares = np.einsum("ij,ij->i", vectors, vectors) * (target * target).sum(axis=-1)
-    norms = np.sqrt(squares)
-    similarity = np.divide(products, norms, out=np.zeros_like(norms), where=norms != 0)
-    return np.asarray(np.clip(1 - similarity, 0, 2))  # rounding may lead out of this range
+        difference *= difference
+        return np.asarray(np.sqrt(sum_of(difference, axis=1)))
+    products = sum_of(vectors * target, axis=1)
+    norms = np.sqrt(sum_of(vectors * vectors, axis=1) * sum_of(target * target, axis=-1))
+    norms += norms == 0  # then the product is 0, too
+    distances = 1 - products / norms
+    clipped = np.minimum(np.maximum(distances, 0), 2)  # rounding may lead out of this range
+    return np.asarray(clipped)

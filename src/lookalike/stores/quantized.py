@@ -70,15 +70,15 @@ class QuantizedQueries:
         step = np.float32((high - low) / _LEVELS) if high > low else np.float32(1)
         zero = round(-low / float(step))
         levels = np.rint(queries / float(step))
-        np.clip(levels, -zero, _LEVELS - zero, out=levels)
+        levels = np.minimum(np.maximum(levels, -zero), _LEVELS - zero)
         rounded = levels * float(step)
         residuals = queries - rounded
         return cls(
             (levels + zero).astype(np.uint8),
             step,
             zero,
-            np.sqrt(np.einsum("ij,ij->i", residuals, residuals)),
-            np.sqrt(np.einsum("ij,ij->i", rounded, rounded)),
+            np.sqrt(np.vecdot(residuals, residuals)),
+            np.sqrt(np.vecdot(rounded, rounded)),
         )
 
 
@@ -169,14 +169,18 @@ class QuantizedBlocks:
             return np.asarray(bound, np.float32)
 
     def query_scores(
-        self, query: QuantizedQueries, blocks: slice, metric: Metric, threads: int
-    ) -> NDArray[np.float32]:
-        """Return the scores ``(blocks, rows)`` of one query."""
+        self,
+        query: QuantizedQueries,
+        blocks: slice,
+        metric: Metric,
+        threads: int,
+        out: NDArray[np.float32],
+    ) -> None:
+        """Write the scores ``(blocks, rows)`` of one query."""
         run = _query_kernel(os.getpid(), threads)
         [products] = run({"query": query.codes[None], "codes": self.codes[blocks]})
         products = products[:, 0]
         scales = self.scales[blocks]
-        out = np.empty(products.shape, np.float32)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             for start in range(0, len(products), _CACHED):
                 part = slice(start, start + _CACHED)
@@ -190,7 +194,6 @@ class QuantizedBlocks:
                 scores *= some[:, _COSINE_SCALE if metric is Metric.COSINE else _SCALE]
                 if metric is Metric.L2:
                     scores -= some[:, _HALF_SQUARE]
-        return out
 
     def batch_scores(
         self,
