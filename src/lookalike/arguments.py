@@ -77,7 +77,7 @@ def as_flag(name: str, value: object) -> bool:
     Raises:
         SettingError: it is something else.
     """
-    return bool(_checked(name, value, ("bool",)))
+    return value if isinstance(value, bool) else bool(_checked(name, value, ("bool",)))
 
 
 def as_texts(name: str, values: object) -> tuple[str, ...]:

@@ -81,7 +81,8 @@ class OpenedGallery:
         """Return the same with the rows as they are now, or as they were in a snapshot."""
         if self.store is not self.storage.store:
             return self
-        view = copy(self)
+        view = object.__new__(type(self))
+        vars(view).update(vars(self))
         view.store = self.storage.store.snapshot()
         return view
 

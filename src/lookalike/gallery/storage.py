@@ -165,6 +165,7 @@ class FolderStorage:
 
     def __init__(self, path: Path) -> None:
         self._anchored = AnchoredPath(path)
+        self._manifest = AnchoredPath(path / MANIFEST)
         self.store: VectorStore = EmbeddedStore.open(path / STORE)
 
     @property
@@ -174,7 +175,7 @@ class FolderStorage:
 
     def stamp(self) -> object:
         """Return a value that changes when the manifest is written or replaced."""
-        return _stamp(self.path)
+        return _stamp(self._manifest.path)
 
     def read(self) -> dict[str, Any]:
         """Return the current manifest."""
@@ -224,7 +225,7 @@ class AddressStorage:
 
         The store checks with each read that the rows were not.
         """
-        return _stamp(self.path)
+        return _stamp(self.path / MANIFEST)
 
     def read(self) -> dict[str, Any]:
         """Return the current manifest."""
@@ -515,13 +516,13 @@ def _cached_folder(store: AddressedStore) -> Path:
     return folder
 
 
-def _stamp(folder: Path) -> object:
+def _stamp(manifest: Path) -> object:
     try:
-        facts = (folder / MANIFEST).stat()
+        facts = os.stat(manifest)  # noqa: PTH116 - for each search
     except OSError as error:
         raise ArtifactError(
-            f"{folder}: the gallery is gone ({error.strerror}); it was removed or renamed, or is "
-            "being replaced"
+            f"{manifest.parent}: the gallery is gone ({error.strerror}); it was removed or "
+            "renamed, or is being replaced"
         ) from error
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 

@@ -127,7 +127,7 @@ def _image_example(image: InputImage, argument: str) -> Example:
 def _value_examples(name: str, values: object) -> tuple[list[Example], bool]:
     """Return ids, texts, URLs or vectors as examples, and whether it is one."""
     if name == "vector":
-        return [Example(vector=as_vectors(name, values, ndim=1))], True
+        return [Example(vector=values)], True  # type: ignore[arg-type]  # which it checks
     if name == "vectors":
         return [Example(vector=row) for row in as_vectors(name, values, ndim=2)], False
     if isinstance(values, str):

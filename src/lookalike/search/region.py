@@ -46,6 +46,8 @@ class QueryRegion:
             InputError: ``box`` is not four whole numbers.
             SettingError: another option is neither True nor False.
         """
+        if box is None and foreground is False and multi_crop is False:
+            return WHOLE_IMAGE
         if box is not None:
             if isinstance(box, str) or not isinstance(box, Sequence | np.ndarray):
                 raise InputError("{box} must be x, y, width and height in pixels", box=box)
@@ -62,7 +64,7 @@ class QueryRegion:
     @property
     def is_whole_image(self) -> bool:
         """Whether the query is the image as it is."""
-        return self == QueryRegion()
+        return self is WHOLE_IMAGE or self == WHOLE_IMAGE
 
     def crops(self, image: ImageArray) -> list[ImageArray]:
         """Return the crops of an image to encode; the first holds all the others."""

@@ -609,6 +609,8 @@ def parse_rerankings(names: str | Sequence[str] | None) -> tuple[str, ...]:
         UnknownNameError: no re-ranking has that name; the nearest one is suggested.
         SettingError: one occurs twice, or they are not names.
     """
+    if names is None or names == ():
+        return ()
     parts = names.split("+") if isinstance(names, str) else names or ()
     if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
         raise SettingError("{rerank} must be a name, or a list of names", rerank=None)

@@ -102,7 +102,7 @@ class Reader:
         self._graph_files = graph_files
         self.columns: weakref.ref[Any] | None = None
         self._finalizer = weakref.finalize(self, pool.give_back, connection)
-        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] | None = None
 
     @classmethod
     def begin(cls, pool: ConnectionPool, last: CommitCache | None = None) -> Reader:
@@ -243,6 +243,8 @@ class Reader:
             nonlocal cursor
             if cursor is None or cursor.connection is not connection:  # detached, or a fork
                 cursor = connection.execute(query, values)
+                if self._cursors is None:
+                    self._cursors = weakref.WeakSet()
                 self._cursors.add(cursor)
                 for _ in zip(range(count), cursor, strict=False):
                     pass
@@ -280,7 +282,7 @@ class Reader:
             copy.process, copy.place, copy.journal = os.getpid(), (0, 0), "wal"
             old, self._connection = self._connection, copy
             self._finalizer.detach()
-            for cursor in self._cursors:  # which are executed again when they go on
+            for cursor in self._cursors or ():  # which are executed again when they go on
                 cursor.close()
             old.close()
 
