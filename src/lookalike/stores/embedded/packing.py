@@ -8,7 +8,8 @@ values. The content hash is the 32 bytes of a SHA-256, where it is one.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import repeat
 from json import JSONEncoder
 from json.encoder import encode_basestring
 from operator import add
@@ -17,6 +18,7 @@ from zlib import crc32
 
 from lookalike.errors import InputError
 from lookalike.stores.base import Rows
+from lookalike.stores.same_columns import by_columns
 from lookalike.types import Embeddings
 
 SCHEMA = (
@@ -47,31 +49,34 @@ Prefixes = Mapping[int, str]
 """The beginnings of URIs by their numbers."""
 
 
-class CheckedRow(NamedTuple):
-    """A row that can be stored.
+class CheckedRows(NamedTuple):
+    """Rows that can be stored, by column.
 
     Args:
-        id: its id.
-        uri: where its image is.
-        content_hash: packed.
-        signature: as it is.
-        checksum: see :func:`row_checksum`.
+        ids: their ids.
+        uris: where their images are.
+        hashes: content hashes, packed.
+        signatures: as they are.
+        checksums: see :func:`row_checksum`.
         metadata: as JSON.
-        names: of the columns of the metadata, packed; empty if it cannot be packed.
+        names: of the columns of the metadata, packed; empty if they cannot be packed.
         values: of the metadata, packed.
     """
 
-    id: str
-    uri: str
-    content_hash: str | bytes
-    signature: str
-    checksum: int
-    metadata: str
-    names: str
-    values: str
+    ids: Sequence[str]
+    uris: Sequence[str]
+    hashes: Sequence[str | bytes]
+    signatures: Sequence[str]
+    checksums: Sequence[int]
+    metadata: Sequence[str]
+    names: Sequence[str]
+    values: Sequence[str]
 
 
-def checked_rows(rows: Rows, embeddings: Embeddings) -> list[CheckedRow]:
+_UNSTORABLE = (UnicodeEncodeError, TypeError, ValueError, RecursionError)
+
+
+def checked_rows(rows: Rows, embeddings: Embeddings) -> CheckedRows:
     """Return rows as they can be stored.
 
     Args:
@@ -81,44 +86,82 @@ def checked_rows(rows: Rows, embeddings: Embeddings) -> list[CheckedRow]:
     Raises:
         InputError: a text has half of a surrogate pair, or metadata are no JSON.
     """
+    try:
+        return _checked(rows, embeddings)
+    except _UNSTORABLE as error:
+        row_id, reason = _first_unstorable(rows, embeddings) or (rows.ids[0], error)
+        raise InputError(f"the row with the id {row_id!r} cannot be stored ({reason})") from reason
+
+
+def _first_unstorable(rows: Rows, embeddings: Embeddings) -> tuple[str, Exception] | None:
+    for place, row_id in enumerate(rows.ids):
+        try:
+            _checked(rows.take([place]), embeddings[[place]])
+        except _UNSTORABLE as error:
+            return row_id, error
+    return None
+
+
+def _checked(rows: Rows, embeddings: Embeddings) -> CheckedRows:
+    texts, names, values = ([""] * len(rows) for _ in range(3))
+    for group in by_columns(rows.metadata):
+        keys = [f"{encode_basestring(name)}:" for name in group.names]
+        packed_names = _SEPARATOR.join(keys)
+        form = "{" + ",".join(f"{key.replace('%', '%%')}%s" for key in keys) + "}"
+        columns = map(_as_json, group.values)
+        parts = zip(*columns, strict=True) if keys else repeat((), len(group.places))
+        for place, part in zip(group.places, parts, strict=True):
+            texts[place] = form % part
+            values[place] = _SEPARATOR.join(part)
+            names[place] = packed_names
     size = embeddings.strides[0]
     data = embeddings.data.cast("B")
-    columns = (rows.ids, rows.uris, rows.hashes, rows.signatures, rows.metadata)
-    names_of: dict[tuple[str, ...], tuple[list[str], str]] = {}
-    checked: list[CheckedRow] = []
-    try:
-        for row_id, uri, digest, signature, metadata in zip(*columns, strict=True):
-            keys = tuple(metadata)
-            if keys not in names_of:
-                names = [f"{encode_basestring(key)}:" for key in keys]
-                names_of[keys] = names, _SEPARATOR.join(names)
-            names, packed_names = names_of[keys]
-            values = list(map(_as_json, metadata.values()))
-            text = f"{{{','.join(map(add, names, values))}}}"
-            start = len(checked) * size
-            fields = (row_id, uri, digest, signature, text)
-            checksum = row_checksum(fields, data[start : start + size])
-            checked.append(
-                CheckedRow(
-                    *(row_id, uri, pack_hash(digest), signature, checksum),
-                    *(text, packed_names, _SEPARATOR.join(values)),
-                )
-            )
-    except (UnicodeEncodeError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"the row with the id {rows.ids[len(checked)]!r} cannot be stored ({error})"
-        ) from error
-    return checked
+    fields = zip(rows.ids, rows.uris, rows.hashes, rows.signatures, texts, strict=True)
+    checksums = [
+        row_checksum(each, data[start : start + size])
+        for each, start in zip(fields, range(0, len(rows) * size, size), strict=True)
+    ]
+    hashes = _pack_hashes(rows.hashes)
+    return CheckedRows(
+        rows.ids, rows.uris, hashes, rows.signatures, checksums, texts, names, values
+    )
 
 
-def _as_json(value: Any) -> str:
+def _as_json(values: list[Any]) -> list[str]:
+    """Return the values of a column as JSON."""
+    kinds = set(map(type, values))
+    if kinds == {str}:
+        return [*map(encode_basestring, values)]
+    if kinds == {int}:
+        return [*map(repr, values)]
+    return [_value_as_json(value) for value in values]
+
+
+def _value_as_json(value: Any) -> str:
     kind = type(value)
     if kind is str:
         return encode_basestring(value)
     return repr(value) if kind is int else _ENCODER.encode(value)
 
 
-def pack_uris(connection: sqlite3.Connection, rows: Iterable[CheckedRow]) -> list[str | int]:
+PackedRow = tuple[int, str | int, str, str | bytes, str, str, int]
+"""The slot, URI, id, content hash, signature, metadata and checksum of a row, as it is stored."""
+
+
+def packed_rows(
+    connection: sqlite3.Connection, slots: Sequence[int], rows: CheckedRows
+) -> list[PackedRow]:
+    """Return rows as they are stored, in a transaction that may add what rows share.
+
+    Raises:
+        sqlite3.Error: that failed.
+    """
+    uris, metadata = _pack_uris(connection, rows), _pack_metadata(connection, rows)
+    columns = (slots, uris, rows.ids, rows.hashes, rows.signatures, metadata, rows.checksums)
+    return [*zip(*columns, strict=True)]
+
+
+def _pack_uris(connection: sqlite3.Connection, rows: CheckedRows) -> list[str | int]:
     """Return URIs as they are stored, in a transaction that may add folders.
 
     Raises:
@@ -126,9 +169,9 @@ def pack_uris(connection: sqlite3.Connection, rows: Iterable[CheckedRow]) -> lis
     """
     numbers = dict(connection.execute("SELECT prefix, number FROM uri_prefixes"))
     uris: list[str | int] = []
-    for row in rows:
-        uri, key = row.uri, row.id[row.id.find(":") + 1 :]
-        if not key or not uri.endswith(key) or "\0" in row.id:
+    for row_id, uri in zip(rows.ids, rows.uris, strict=True):
+        key = row_id[row_id.find(":") + 1 :]
+        if not key or not uri.endswith(key) or "\0" in row_id:
             uris.append(uri)
             continue
         prefix = uri[: -len(key)]
@@ -140,23 +183,25 @@ def pack_uris(connection: sqlite3.Connection, rows: Iterable[CheckedRow]) -> lis
     return uris
 
 
-def pack_metadata(connection: sqlite3.Connection, rows: Iterable[CheckedRow]) -> list[str]:
+def _pack_metadata(connection: sqlite3.Connection, rows: CheckedRows) -> list[str]:
     """Return metadata as they are stored, in a transaction that may add lists of columns.
 
     Raises:
         sqlite3.Error: that failed.
     """
     numbers = dict(connection.execute("SELECT names, number FROM metadata_names"))
-    packed = []
-    for row in rows:
-        names = row.names
+    prefixes = {}
+    for names in dict.fromkeys(rows.names):
         number = numbers.get(names)
         if number is None and 0 < len(names) < _LONGEST_NAMES and len(numbers) < _MAX_SHARED:
             query = "INSERT INTO metadata_names (names) VALUES (?)"
             numbers[names] = number = connection.execute(query, (names,)).lastrowid
-        text = row.metadata if number is None else f"{number}{_SEPARATOR}{row.values}"
-        packed.append(text)
-    return packed
+        if number is not None:
+            prefixes[names] = f"{number}{_SEPARATOR}"
+    return [
+        prefixes[names] + values if names in prefixes else text
+        for names, values, text in zip(rows.names, rows.values, rows.metadata, strict=True)
+    ]
 
 
 def metadata_names(connection: sqlite3.Connection) -> Names:
@@ -228,8 +273,19 @@ def remove_unused(connection: sqlite3.Connection) -> None:
     )
 
 
-def pack_hash(text: str) -> str | bytes:
-    """Return a content hash as it is stored."""
+def _pack_hashes(texts: Sequence[str]) -> Sequence[str | bytes]:
+    """Return content hashes as they are stored."""
+    size = _DIGEST // 2
+    try:
+        data = bytes.fromhex("".join(texts))
+    except ValueError:
+        data = b""
+    if set(map(len, texts)) == {_DIGEST} and data.hex() == "".join(texts):
+        return [data[start : start + size] for start in range(0, len(data), size)]
+    return [*map(_pack_hash, texts)]
+
+
+def _pack_hash(text: str) -> str | bytes:
     if len(text) == _DIGEST:
         try:
             data = bytes.fromhex(text)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from lookalike.cancellation import check_cancelled
 from lookalike.metadata import parse_metadata
 from lookalike.stores.embedded import packing
-from lookalike.stores.embedded.packing import URI, Names, metadata_names, unpack_metadata
+from lookalike.stores.embedded.packing import URI, Names, PackedRow, metadata_names, unpack_metadata
 from lookalike.types import Metadata
 
 SCHEMA = (
@@ -23,10 +24,12 @@ SCHEMA = (
     *packing.SCHEMA,
 )
 
-INSERT = (
-    "INSERT INTO rows (slot, uri, id, content_hash, signature, metadata, checksum) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?)"
-)
+_INSERT = "INSERT INTO rows (slot, uri, id, content_hash, signature, metadata, checksum) VALUES "
+_VALUES = "(?, ?, ?, ?, ?, ?, ?)"
+_AT_ONCE = 128
+"""Rows that one statement inserts, which takes two thirds of the time."""
+
+_INSERT_MANY = _INSERT + ", ".join([_VALUES] * _AT_ONCE)
 UPDATE = (
     "UPDATE rows SET uri = ?2, content_hash = ?4, signature = ?5, metadata = ?6, checksum = ?7 "
     "WHERE slot = ?1 AND id = ?3"
@@ -36,6 +39,19 @@ DELETE = "DELETE FROM rows WHERE slot = ?"
 _MAX_VARIABLES = 500
 _STEP = 1_000
 """Rows that are read between checks whether the work was cancelled."""
+
+
+def insert_rows(connection: sqlite3.Connection, rows: Sequence[PackedRow]) -> None:
+    """Insert rows.
+
+    Raises:
+        sqlite3.Error: that failed.
+    """
+    single = len(rows) % _AT_ONCE
+    connection.executemany(_INSERT + _VALUES, rows[:single])
+    for start in range(single, len(rows), _AT_ONCE):
+        part = chain.from_iterable(rows[start : start + _AT_ONCE])
+        connection.execute(_INSERT_MANY, [*part])
 
 
 class StoredRow(NamedTuple):

@@ -37,13 +37,13 @@ from lookalike.stores.embedded.derived import rebuild_derived, update_derived
 from lookalike.stores.embedded.failures import writing_errors
 from lookalike.stores.embedded.graph import Graphs, GraphState
 from lookalike.stores.embedded.graph_records import remove_unused
-from lookalike.stores.embedded.packing import checked_rows, pack_metadata, pack_uris
+from lookalike.stores.embedded.packing import checked_rows, packed_rows
 from lookalike.stores.embedded.reader import CommitCache, Reader
 from lookalike.stores.embedded.rows import (
     DELETE,
-    INSERT,
     UPDATE,
     StoredRow,
+    insert_rows,
     stored_rows,
 )
 from lookalike.stores.embedded.snapshot import EmbeddedSnapshot
@@ -188,19 +188,19 @@ class EmbeddedStore(SnapshotStore):
                 dead = old_slots[(slots < 0) & (old_slots >= 0)]
                 connection.executemany(DELETE, ((slot,) for slot in dead.tolist()))
                 mark_dead(connection, dead)
-            uris, texts = pack_uris(connection, checked), pack_metadata(connection, checked)
             kept, new = np.flatnonzero(slots >= 0), np.flatnonzero(slots < 0)
             slots[new] = facts.slots + np.arange(len(new))
-            stored = [
-                (slot, uri, row.id, row.content_hash, row.signature, text, row.checksum)
-                for slot, uri, text, row in zip(slots.tolist(), uris, texts, checked, strict=True)
-            ]
-            append = partial(files.append, facts.slots, embeddings[new])
+            appended_vectors = embeddings if len(new) == len(rows) else embeddings[new]
+            append = partial(files.append, facts.slots, appended_vectors)
             with _appending(append if len(new) else list) as appended:
-                connection.executemany(UPDATE, (stored[place] for place in kept.tolist()))
-                connection.executemany(INSERT, (stored[place] for place in new.tolist()))
-                columns = (slots.tolist(), rows.ids, rows.uris, rows.metadata)
-                added = [StoredRow(*fields) for fields in zip(*columns, strict=True)]
+                places = slots.tolist()
+                stored = packed_rows(connection, places, checked)
+                if len(kept):
+                    connection.executemany(UPDATE, [stored[place] for place in kept.tolist()])
+                    stored = [stored[place] for place in new.tolist()]
+                insert_rows(connection, stored)
+                columns = (places, rows.ids, rows.uris, rows.metadata)
+                added = [*map(StoredRow._make, zip(*columns, strict=True))]
                 facts = replace(
                     facts, slots=facts.slots + len(new), rows=facts.rows + len(rows) - len(removed)
                 )
