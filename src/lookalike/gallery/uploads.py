@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from lookalike.artifacts import write_atomically
 from lookalike.errors import ImageError, InputError, MissingRowError
 from lookalike.files import check_no_link, escape_name, unescape_name
 from lookalike.gallery.ids import UPLOADS, possible_ids, upload_id
-from lookalike.gallery.lookup import records_of
+from lookalike.gallery.lookup import find_rows, records_of
 from lookalike.gallery.storage import IMAGES
 from lookalike.gallery.writing import WritableGallery
 from lookalike.images.decode import content_hash
@@ -24,6 +24,9 @@ from lookalike.images.formats import file_suffix
 from lookalike.metadata import check_metadata
 from lookalike.stores.base import Rows
 from lookalike.types import Embeddings, Metadata
+
+if TYPE_CHECKING:
+    from lookalike.filters import Where
 
 _BATCH = 512
 """Images whose rows are written together."""
@@ -78,8 +81,8 @@ def put_all(
     uploads: Sequence[Upload],
     fingerprint: str,
     on_batch: Callable[[int], None] | None = None,
-) -> int:
-    """Add or replace images; return how many replaced one.
+) -> list[str]:
+    """Add or replace images; return the ids of those that replaced one.
 
     Files are written before their rows, so that no row lacks its file, and 512 rows at a time,
     completely or not at all.
@@ -102,16 +105,15 @@ def put_all(
     uploads = [replace(u, metadata=m) for u, m in zip(uploads, metadata, strict=True)]
     folder = (gallery.path / IMAGES).resolve()
     unfinished: list[Path] = []
-    replaced = 0
+    replaced: list[str] = []
 
     def batches() -> Iterator[Rows]:  # read and written while no other process can write
-        nonlocal replaced
         check_no_link(gallery.path / IMAGES, what="a gallery")
         with contextlib.suppress(OSError):  # the next write says what is wrong
             folder.mkdir(exist_ok=True)
         for start in range(0, len(uploads), _BATCH):
             batch = uploads[start : start + _BATCH]
-            existing = records_of(gallery.store, [each.id for each in batch])
+            existing = list(records_of(gallery.store, [each.id for each in batch]))
             before = [Path(unescape_name(record.uri)) for record in existing]
             files = [folder / _file_name(each) for each in batch]
             rows = _write_files(batch, files, set(before), unfinished)
@@ -119,7 +121,7 @@ def put_all(
             unfinished.clear()  # their rows are written
             for file in set(before) - set(files):
                 _delete_file(gallery, file)
-            replaced += len(before)
+            replaced.extend(record.id for record in existing)
             if on_batch is not None:
                 on_batch(start + len(batch))
 
@@ -217,6 +219,61 @@ def remove(gallery: WritableGallery, item_id: str) -> None:
     own = editable_id(gallery, item_id)
     if not gallery.remove_rows([own], wait=WAIT_S):
         raise MissingRowError(f"there is no row with the id {own!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What became of images to delete.
+
+    Args:
+        deleted: rows that were deleted.
+        missing: ids that no row has.
+        not_editable: rows from a source, which were not deleted.
+        remaining: rows that were not deleted since there are too many.
+    """
+
+    deleted: int
+    missing: Sequence[str] = ()
+    not_editable: int = 0
+    remaining: int = 0
+
+
+def remove_all(
+    gallery: WritableGallery,
+    ids: Sequence[str] | None = None,
+    where: Where | None = None,
+    *,
+    limit: int,
+) -> Removal:
+    """Delete uploaded images and their rows, together.
+
+    Args:
+        gallery: written to.
+        ids: of the rows, also without the prefix of uploads.
+        where: delete the rows that match a filter, instead.
+        limit: rows that are deleted at a time.
+
+    Raises:
+        SettingError: not exactly one of ``ids`` and ``where`` is passed.
+        InputError: the filter cannot be parsed or does not fit the metadata.
+        BusyError: another process is writing.
+        StorageError: they could not be deleted; some may be.
+    """
+    with gallery._writing(WAIT_S):  # so that what is chosen is still so when it is deleted
+        missing: list[str] = []
+        if ids is not None:
+            rows_by_id = find_rows(gallery.store, ids)
+            missing = [each for each in dict.fromkeys(ids) if each not in rows_by_id]
+            chosen = list({record.id: None for record, _ in rows_by_id.values()})
+        else:
+            try:
+                chosen = gallery.select(where=where)
+            except InputError as error:
+                raise error.about("where") from None
+        editable = [each for each in chosen if each.startswith(f"{UPLOADS}:")]
+        deleted = gallery.remove_rows(editable[:limit]) if editable else 0
+    remaining = max(0, len(editable) - limit)
+    return Removal(deleted, missing, len(chosen) - len(editable), remaining)
 
 
 def editable_id(gallery: WritableGallery, item_id: str) -> str:

@@ -46,6 +46,9 @@ MAX_KEYS = 3
 """Sort keys of one order."""
 
 _KEPT_BYTES = 64 << 20
+_COMPARED = 1_000
+"""Columns whose names are compared with an unknown one."""
+
 _LAST = np.iinfo(np.int32).max
 """Rank of rows without a value, which come last in both directions."""
 
@@ -138,7 +141,7 @@ def order_rows(
         CancelledError: the work was cancelled.
     """
     keys = sort_keys(sort)
-    condition = None if where is None else as_filter(where)
+    condition = _condition(where)
     cache_key = _cache_key(store, condition, keywords, keys)
     order = None if cache_key is None else _orders.get(cache_key)
     if order is None:
@@ -158,9 +161,15 @@ def is_ordered(
     sort: str | Iterable[str] = "id",
 ) -> bool:
     """Return whether :func:`order_rows` of the same arguments returns at once."""
-    condition = None if where is None else as_filter(where)
-    cache_key = _cache_key(store, condition, keywords, sort_keys(sort))
+    cache_key = _cache_key(store, _condition(where), keywords, sort_keys(sort))
     return cache_key is not None and _orders.get(cache_key) is not None
+
+
+def _condition(where: Where | None) -> Filter | None:
+    try:
+        return None if where is None else as_filter(where)
+    except InputError as error:
+        raise error.about("where") from None
 
 
 def _cache_key(
@@ -185,7 +194,10 @@ def _matching(store: RowReader, where: Filter | None, keywords: str | None) -> R
     every = _rows_by_id(store)
     if where is None and keywords is None:
         return every
-    parts = [] if where is None else [matching_rows(where, store.columns())]
+    try:
+        parts = [] if where is None else [matching_rows(where, store.columns())]
+    except InputError as error:
+        raise error.about("where") from None
     if keywords is not None:
         search = text_search(store)
         for term in parse_keywords(keywords):
@@ -232,7 +244,7 @@ def _column_ranks(store: RowReader, name: str) -> Ranks:
     if not len(columns):
         return np.empty(0, np.int32)
     if name not in columns.names:
-        raise UnknownNameError("sort key", name, [*FACTS, *columns.names[:1_000]])
+        raise UnknownNameError("sort key", name, [*FACTS, *columns.names[:_COMPARED]]).about("sort")
     column = columns.encoded(name)
     table = np.append(_kept(store, f"column {name}", lambda: value_ranks(column)), _LAST)
     return np.asarray(table[column.codes], np.int32)  # code -1 is the last one

@@ -33,6 +33,9 @@ from lookalike.server.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
+_EXPOSED = ("etag", "link", "location", "retry-after", "server-timing", "x-request-id")
+"""Headers that scripts of allowed origins may read, besides those that all may."""
+
 _HTTP_PROBLEMS = {
     400: ("malformed-request", "Malformed request"),
     404: ("endpoint-not-found", "Endpoint not found"),
@@ -94,7 +97,7 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
             allow_origins=list(settings.origins),
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["authorization", "content-type", "x-api-key"],
-            expose_headers=["retry-after", "server-timing", "x-request-id"],
+            expose_headers=_EXPOSED,
         )
     return app
 

@@ -71,7 +71,7 @@ class Body:
     def _max_bytes(self) -> int:
         """Return the size limit of the body of a request to a path."""
         limits, path, method = self._limits, self._scope["path"], self._scope["method"]
-        if path.endswith("/search/batch"):
+        if path.endswith(("/search/batch", "/items/batch")):
             return limits.batch_bytes
         if path.endswith("/search"):
             return limits.upload_bytes * 4 // 3 + 100_000  # the image may be encoded as base64

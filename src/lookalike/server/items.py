@@ -30,6 +30,10 @@ router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["items"], route_class
 
 _EDITABLE = f"{UPLOADS}:"
 
+_PUT_LINKS = item_links(
+    "$response.body#/id", *ITEM_READS, "put_item", "update_item_metadata", "delete_item"
+)[200]
+
 
 @router.get(
     "/item",
@@ -157,9 +161,8 @@ async def get_item_neighbors(
     "/item",
     summary="Add or replace an item",
     responses={
-        **item_links(
-            "$response.body#/id", *ITEM_READS, "put_item", "update_item_metadata", "delete_item"
-        ),
+        200: {"description": "Replaced", **_PUT_LINKS},
+        201: {"description": "Added", "model": schemas.PutResult, **_PUT_LINKS},
         **error_responses(409, 507),
     },
     openapi_extra=IMAGE_BODY,
@@ -168,6 +171,7 @@ async def put_item(
     opened: GalleryDep,
     service: ServiceDep,
     request: Request,
+    response: Response,
     row_id: ItemId,
     metadata: Annotated[
         str | None,
@@ -178,8 +182,12 @@ async def put_item(
         ),
     ] = None,
 ) -> schemas.PutResult:
-    """Store the image in the request body. The ID gets the prefix api: if it has none."""
+    """Store the image in the request body. The ID gets the prefix api: if it has none.
+
+    The status is 201 if the item is new, and 200 if it was replaced.
+    """
     replaced = await service.put(opened, row_id, await request.body(), _metadata(metadata))
+    response.status_code = 200 if replaced else 201
     return schemas.PutResult(id=upload_id(row_id), created=not replaced)
 
 

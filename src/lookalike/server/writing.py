@@ -1,20 +1,32 @@
-"""Writes of single items, one at a time for each gallery."""
+"""Writes of items, one at a time for each gallery."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from lookalike.cancellation import Cancellation, cancellable
-from lookalike.errors import BusyError, FingerprintError, LookalikeError, ReplacedError
+from lookalike.errors import (
+    ArtifactError,
+    BusyError,
+    CancelledError,
+    FingerprintError,
+    InputError,
+    LookalikeError,
+    ReplacedError,
+    UnreachableError,
+)
 from lookalike.gallery import uploads
-from lookalike.gallery.ids import upload_id
-from lookalike.server.decoder_pool import DecoderPool
+from lookalike.gallery.ids import upload_id, upload_ids
+from lookalike.images.decode import content_hash
+from lookalike.server.decoder_pool import DecoderPool, Priority
 from lookalike.server.handles import GalleryHandle, OpenGallery
+from lookalike.server.problems import ProblemError
 from lookalike.server.workers import Workers
 from lookalike.types import Metadata
 
@@ -22,11 +34,31 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_CONCURRENCY = 4
+"""Images of one batch that are decoded and encoded at a time."""
+
 _ATTEMPTS = 2
 """Attempts of a write during which the gallery is replaced."""
 
 _OPTIMIZE_EVERY = 64
 """Writes between optimizations of the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """An image to add or replace.
+
+    Args:
+        key: of its id; None to make one of the content.
+        read: returns the file, unless there is a URL.
+        url: where to fetch it.
+        metadata: JSON values.
+    """
+
+    key: str | None
+    read: Callable[[], bytes]
+    url: str | None
+    metadata: Metadata
 
 
 class Writer:
@@ -57,6 +89,97 @@ class Writer:
                     raise
                 opened = await self._workers.opening.run(opened.handle.open)
         raise AssertionError
+
+    async def put_all(
+        self,
+        opened: OpenGallery,
+        images: Sequence[NewImage],
+        fetch: Callable[[str], Awaitable[bytes]],
+    ) -> list[tuple[str, bool] | Exception]:
+        """Add or replace images; return the id of each and whether it is new, or its error.
+
+        Images are decoded and encoded a few at a time; what is valid is written together.
+
+        Raises:
+            LookalikeError: the gallery cannot be written.
+        """
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            encoded = await self._encode_all(opened, images, fetch)
+            uploads_by_id = {each.id: each for each in encoded if isinstance(each, uploads.Upload)}
+            work = partial(
+                uploads.put_all,
+                opened.handle.gallery,
+                list(uploads_by_id.values()),
+                opened.gallery.fingerprint,
+            )
+            try:
+                replaced = set(await self.write(opened.handle, work)) if uploads_by_id else set()
+            except (ReplacedError, FingerprintError):  # encoded for the gallery before
+                if not attempts_left:
+                    raise
+                opened = await self._workers.opening.run(opened.handle.open)
+                continue
+            return [
+                (each.id, each.id not in replaced) if isinstance(each, uploads.Upload) else each
+                for each in encoded
+            ]
+        raise AssertionError
+
+    async def _encode_all(
+        self,
+        opened: OpenGallery,
+        images: Sequence[NewImage],
+        fetch: Callable[[str], Awaitable[bytes]],
+    ) -> list[uploads.Upload | Exception]:
+        """Return the images encoded, in their order; the error of those that are invalid."""
+        semaphore = asyncio.Semaphore(_CONCURRENCY)
+
+        async def run(image: NewImage) -> uploads.Upload | Exception:
+            async with semaphore:
+                try:
+                    return await self._encode(opened, image, fetch)
+                except (UnreachableError, ArtifactError, CancelledError):
+                    raise
+                except (LookalikeError, ProblemError) as error:
+                    return error
+
+        tasks = [asyncio.create_task(run(image)) for image in images]
+        try:
+            encoded = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        taken: set[str] = set()
+        for place, each in enumerate(encoded):
+            if isinstance(each, uploads.Upload):
+                if each.id in taken:
+                    encoded[place] = InputError(f"{each.id}: another image before it has that id")
+                taken.add(each.id)
+        return encoded
+
+    async def _encode(
+        self,
+        opened: OpenGallery,
+        image: NewImage,
+        fetch: Callable[[str], Awaitable[bytes]],
+    ) -> uploads.Upload:
+        """Return an image encoded; one of a URL stays in memory.
+
+        Raises:
+            LookalikeError: it is invalid.
+            ProblemError: the service is at its limits, or does not fetch URLs.
+        """
+        known = None if image.key is None else upload_id(image.key)
+        read = image.read
+        if image.url is not None:
+            content = await fetch(image.url)
+            read = partial(bytes, content)
+        data = await self._workers.short.run(read)
+        pixels = await self._decoders.image(data, known or "the image", priority=Priority.BATCH)
+        digest = await self._workers.short.run(content_hash, data)
+        [embedding] = await opened.batcher.encode([pixels])
+        [row_id] = [known] if known is not None else upload_ids(None, [digest])
+        return uploads.Upload(row_id, digest, read, embedding, image.metadata)
 
     async def write(self, handle: GalleryHandle, work: Callable[[], T]) -> T:
         """Run one write at a time, and optimize the store now and then.
