@@ -190,7 +190,8 @@ class ConfiguredCommand(Command):
                 values[setting.param] = setting.from_variable(text)
             except ValueError:
                 accepted = _accepted_in_variable(setting)
-                raise SettingError(f"{name}={text!r}: must be {accepted}") from None
+                shown = repr(shorten(text))
+                raise SettingError(f"{name}={shown}: must be {accepted}") from None
             sources[setting.param] = name
         return values, sources
 

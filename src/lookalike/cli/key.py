@@ -9,6 +9,7 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.commands import Command, new_group
+from lookalike.cli.options import AsJson
 
 app = new_group("Manage API keys for lookalike serve --keys FILE.")
 
@@ -35,12 +36,16 @@ def add_command(
 
 
 @app.command("list", cls=Command)
-def list_command(file: _File) -> None:
+def list_command(file: _File, as_json: AsJson = False) -> None:
     """List keys and their permissions."""
     from lookalike.server.api_keys import permission_problem, read_keys
 
-    rows = [(key.name, _permissions(key.write)) for key in read_keys(file)]
-    console.print_table(("key", "permissions"), rows)
+    keys = read_keys(file)
+    if as_json:
+        console.print_json([{"name": key.name, "write": key.write} for key in keys])
+    else:
+        rows = [(key.name, _permissions(key.write)) for key in keys]
+        console.print_table(("key", "permissions"), rows)
     problem = permission_problem(file)
     if problem is not None:
         console.note(f"warning: {problem}")

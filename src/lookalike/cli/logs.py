@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -67,10 +67,9 @@ def log_to_stderr(level: int, layout: str) -> None:
 
 
 @contextlib.contextmanager
-def service_logs(level: str, *, as_json: bool) -> Iterator[Callable[[str], None]]:
+def service_logs(level: str, *, as_json: bool) -> Iterator[Announcer]:
     """Log to stderr from a level on while the block runs, with times and IDs of requests.
 
-    Yields what prints a line about the service itself at every level: a note, or an object of JSON.
     Other packages log warnings and errors only. The format of ``--verbose`` is replaced.
 
     Args:
@@ -90,7 +89,7 @@ def service_logs(level: str, *, as_json: bool) -> Iterator[Callable[[str], None]
     for each in printers:
         each.as_json = True
     try:
-        yield _log_line if as_json else note
+        yield Announcer(as_json)
     finally:
         for each in printers:
             each.as_json = False
@@ -98,10 +97,19 @@ def service_logs(level: str, *, as_json: bool) -> Iterator[Callable[[str], None]
         root.level, own.level = levels
 
 
-def _log_line(text: str, level: int = logging.INFO) -> None:
-    """Print a line about the service as JSON, whatever the level is."""
-    record = logging.LogRecord("lookalike.serve", level, "", 0, "%s", (text,), None)
-    note(JsonFormatter().format(record))
+@dataclass(frozen=True, slots=True)
+class Announcer:
+    """Prints lines about a service itself, whatever the level of its log is."""
+
+    as_json: bool
+
+    def __call__(self, text: str, level: int = logging.INFO) -> None:
+        """Print a line: as it is, as a warning, or as an object of JSON."""
+        if self.as_json:
+            record = logging.LogRecord("lookalike.serve", level, "", 0, "%s", (text,), None)
+            note(JsonFormatter().format(record))
+        else:
+            note(f"warning: {text}" if level == logging.WARNING else text)
 
 
 def log_to_file(name: str, path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ import typer
 
 from lookalike.cli import console
 from lookalike.cli.commands import message
+from lookalike.cli.logs import Announcer, log_to_file, service_logs
 from lookalike.errors import LookalikeError
 from lookalike.formatting import format_count
 
@@ -85,9 +87,6 @@ def command(
     The page is at /, the API's description at /openapi.json. Each option can also be in the file,
     and in a variable such as LOOKALIKE_SERVE_PORT.
     """
-    import logging
-
-    from lookalike.cli.logs import log_to_file
     from lookalike.errors import require
     from lookalike.server.settings import (
         ServeSettings,
@@ -126,7 +125,7 @@ def command(
             log_to_file(AUDIT_LOG, audit_log)
         problem = None if keys is None else permission_problem(keys)
         if problem is not None:
-            announce(f"warning: {problem}")
+            announce(problem, logging.WARNING)
         with console.progress() as on_progress:
             opened = {
                 name: open_or_index(path, progress=on_progress) for name, path in paths.items()
@@ -148,15 +147,13 @@ def command(
 
 
 @contextlib.contextmanager
-def _logging(level: str, *, as_json: bool) -> Iterator[Callable[[str], None]]:
+def _logging(level: str, *, as_json: bool) -> Iterator[Announcer]:
     """Yield what prints a line about the service; in JSON, errors of its start are lines too."""
-    from lookalike.cli.logs import service_logs
-
     with service_logs(level, as_json=as_json) as announce:
         try:
             yield announce
         except LookalikeError as error:
             if not as_json:
                 raise
-            announce(f"error: {message(error)}")
+            announce(message(error), logging.ERROR)
             raise typer.Exit(2) from error

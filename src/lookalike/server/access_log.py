@@ -23,7 +23,7 @@ _log = logging.getLogger(ACCESS_LOG)
 _SHOWN = frozenset(
     (
         *("id", "k", "limit", "size", "format", "offset", "page", "seed", "sort", "order"),
-        *("fields", "metric", "rerank", "exact", "multi_crop", "group", "width", "height"),
+        *("fields", "metric", "rerank", "exact", "multi_crop", "max_distance", "box"),
     )
 )
 """Parameters of URLs whose values are logged. Others may be signatures, cursors, metadata or the

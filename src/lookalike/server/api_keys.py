@@ -176,6 +176,8 @@ class KeyFile(Sequence[Key]):
         self.path = path
         self._version = self._stat()
         self._keys = read_keys(path)
+        self.is_valid = True
+        """Whether the file could be read when it changed last."""
         self._checked_at = time.monotonic()
         self._lock = threading.Lock()
 
@@ -201,7 +203,9 @@ class KeyFile(Sequence[Key]):
         self._version = version
         try:
             self._keys = _read(self.path)
+            self.is_valid = True
         except InputError as error:
+            self.is_valid = False
             log.error("the keys stay as they were, since the key file has changed: %s", error)
         else:
             log.warning("%s has changed; keys now: %d", self.path, len(self._keys))

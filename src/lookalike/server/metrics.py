@@ -8,7 +8,14 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -16,10 +23,11 @@ MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """Counters, gauges and histograms of one service."""
+    """Counters, gauges and histograms of one service; memory and CPU of its process on Linux."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self.requests = Counter(
             "lookalike_requests",
             "Requests by route, method and status",
@@ -75,6 +83,13 @@ class Metrics:
         self.rows = Gauge(
             "lookalike_gallery_rows", "Images in a gallery", ("gallery",), registry=self.registry
         )
+
+        self.key_file_valid = Gauge(
+            "lookalike_key_file_valid",
+            "Whether the key file could be read when it changed last; 1 without one",
+            registry=self.registry,
+        )
+        self.key_file_valid.set(1)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
