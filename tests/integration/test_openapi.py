@@ -151,11 +151,11 @@ def test_405_lists_the_allowed_methods(
     served, key = keyed
     for path, methods in document["paths"].items():
         address = path.replace("{gallery}", "digits")
-        for method in ("OPTIONS", "TRACE", "HEAD"):
+        expected = {each.upper() for each in methods} | ({"HEAD"} if "get" in methods else set())
+        for method in {"OPTIONS", "TRACE", "HEAD"} - expected:
             response, _ = served.request(method, address, headers={"x-api-key": key})
             assert response.status == 405
-            allowed = response.headers["allow"].split(", ")
-            assert allowed == sorted(each.upper() for each in methods)
+            assert response.headers["allow"].split(", ") == sorted(expected)
 
 
 # ---- items against a model -----------------------------------------------------------------------

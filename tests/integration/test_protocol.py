@@ -394,7 +394,7 @@ def test_malformed_requests_are_refused(
         (b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 404),
         (b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", None),
         (b"TRACE /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 405),
-        (b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 405),
+        (b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 200),
         (HEALTH + b"upgrade: h2c\r\nconnection: upgrade, close\r\n\r\n", 200),
         (HEALTH + b"upgrade: websocket\r\nconnection: upgrade, close\r\n\r\n", 200),
         (b"\r\n\r\n" + LAST, 200),

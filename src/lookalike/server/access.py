@@ -22,6 +22,7 @@ _HARMLESS = ("/healthz", "/openapi.json")
 _IMAGES = re.compile("/v1/galleries/(?P<gallery>[^/]+)/item/(?P<kind>image|thumbnail)")
 """Paths that may be requested with a signed URL instead of a key."""
 
+_ORIGIN = re.compile(r"https?://[^/?#]+(?=[/?#]|$)")
 _OWN_SITES = ("same-origin", "none")
 
 
@@ -120,7 +121,8 @@ def _check_site(scope: Scope, headers: Headers, settings: ServeSettings) -> None
 def _is_cross_site(headers: Headers, settings: ServeSettings) -> bool:
     """Return whether a browser says that another site makes the request."""
     origin = headers.get("origin")
-    if origin is not None and ("*" in settings.origins or origin in settings.origins):
+    allowed = _origin_of(headers.get("referer", "")) if origin is None else origin  # of <img>
+    if "*" in settings.origins or allowed in settings.origins:
         return False
     site = headers.get("sec-fetch-site")
     if site is not None:
@@ -129,6 +131,12 @@ def _is_cross_site(headers: Headers, settings: ServeSettings) -> bool:
     if not source:
         return False
     return not _is_host(source, headers.get("host", ""))
+
+
+def _origin_of(url: str) -> str:
+    """Return scheme, host and port of a URL, as browsers send them; empty if it is none."""
+    match = _ORIGIN.match(url)
+    return match[0] if match else ""
 
 
 def _is_host(source: str, host: str) -> bool:
