@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -119,6 +120,16 @@ def milvus(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         server.start()
         yield server
         server.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> None:
+    """Take what is in memory already out of collections of garbage.
+
+    Each takes half a second else, of all modules of tests and what they import.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
