@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ import typer
 from lookalike.cli import console
 from lookalike.cli.commands import message
 from lookalike.cli.logs import Announcer, log_to_file, service_logs
-from lookalike.errors import LookalikeError
+from lookalike.errors import ArtifactError, LookalikeError, require
 from lookalike.formatting import format_count
 
 
@@ -45,6 +46,9 @@ def command(
     allow_urls: Annotated[
         bool, typer.Option("--allow-urls", help="Allow query images by public URL.")
     ] = False,
+    allow_webhooks: Annotated[
+        bool, typer.Option("--allow-webhooks", help="Call public URLs when index jobs end.")
+    ] = False,
     allow_private_urls: Annotated[
         bool,
         typer.Option("--allow-private-urls", help="Fetch rows' images from private networks too."),
@@ -63,6 +67,14 @@ def command(
         list[str] | None,
         typer.Option(metavar="ADDRESS", help="Proxy whose X-Forwarded-For to use (repeatable)."),
     ] = None,
+    url_secret: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Secret of signed URLs, the same for all replicas."),
+    ] = None,
+    url_seconds: Annotated[
+        float,
+        typer.Option(min=1, max=31_536_000, metavar="SECONDS", help="Validity of signed URLs."),
+    ] = 3600.0,
     audit_log: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Append a line per write to FILE instead of stderr."),
@@ -87,7 +99,6 @@ def command(
     The page is at /, the API's description at /openapi.json. Each option can also be in the file,
     and in a variable such as LOOKALIKE_SERVE_PORT.
     """
-    from lookalike.errors import require
     from lookalike.server.settings import (
         ServeSettings,
         accepted_hosts,
@@ -108,17 +119,21 @@ def command(
         from lookalike.server.api_keys import KeyFile, permission_problem
         from lookalike.server.app import create_app
         from lookalike.server.audit import AUDIT_LOG
+        from lookalike.server.signatures import new_secret, read_secret
         from lookalike.server.uvicorn_server import listen, run
 
         settings = ServeSettings(
             keys=() if keys is None else KeyFile(keys),
             allow_writes=write,
             allow_urls=allow_urls,
+            allow_webhooks=allow_webhooks,
             allow_private_urls=allow_private_urls,
             originals=originals,
             hosts=accepted_hosts(host, allow_host or ()),
             origins=tuple(allow_origin or ()),
             trusted_proxies=proxies,
+            url_secret=new_secret() if url_secret is None else read_secret(url_secret),
+            url_seconds=url_seconds,
         )
         logging.getLogger(AUDIT_LOG).setLevel(logging.INFO)
         if audit_log is not None:
@@ -127,10 +142,12 @@ def command(
         if problem is not None:
             announce(problem, logging.WARNING)
         with console.progress() as on_progress:
-            opened = {
-                name: open_or_index(path, progress=on_progress) for name, path in paths.items()
-            }
-        app = create_app(opened, settings)
+            opened = {}
+            for name, path in paths.items():
+                with _advising(path):
+                    opened[name] = open_or_index(path, progress=on_progress)
+        with _advising(*paths.values()):
+            app = create_app(opened, settings)
         listening = listen(host, port)
         address, chosen_port = listening.getsockname()[:2]
         url_host = f"[{address}]" if ":" in address else address
@@ -144,6 +161,21 @@ def command(
                 )
         announce(f"serving at http://{url_host}:{chosen_port}/ (Ctrl-C to stop)")
         run(app, listening, settings.limits)
+
+
+@contextlib.contextmanager
+def _advising(*galleries: str) -> Iterator[None]:
+    """Add the command that checks a gallery to an error that names none."""
+    from lookalike.stores.registry import is_address
+
+    try:
+        yield
+    except ArtifactError as error:
+        path = next((each for each in galleries if each in str(error)), galleries[0])
+        if "lookalike " in str(error) or is_address(path):
+            raise
+        advice = f"lookalike doctor {shlex.quote(path)} --deep"
+        raise ArtifactError(f"{error}; to see what can be done: {advice}") from error
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import secrets
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from lookalike.errors import InputError, SettingError
 from lookalike.server.api_keys import Key
 from lookalike.server.limits import Limits
+from lookalike.server.signatures import new_secret
 from lookalike.stores.registry import is_address, parse_address
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -28,6 +28,7 @@ class ServeSettings:
             changes. Without any, every client may read, and write if ``allow_writes``.
         allow_writes: accept writes from clients without a key.
         allow_urls: fetch query images from public URLs.
+        allow_webhooks: call public URLs when jobs have ended.
         allow_private_urls: fetch images of rows from private networks too, where that is recorded.
         originals: send image files as they are, with their metadata.
         hosts: accepted ``Host`` headers; empty accepts all.
@@ -43,12 +44,13 @@ class ServeSettings:
     keys: Sequence[Key] = ()
     allow_writes: bool = False
     allow_urls: bool = False
+    allow_webhooks: bool = False
     allow_private_urls: bool = False
     originals: bool = False
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
-    url_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    url_secret: bytes = field(default_factory=new_secret, repr=False)
     url_seconds: float = 3600.0
     limits: Limits = field(default_factory=Limits)
 

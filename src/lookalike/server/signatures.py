@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import math
+import secrets
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping
@@ -168,6 +169,11 @@ def _hmac(secret: bytes, message: bytes) -> bytes:
 
 def _text(digest: bytes) -> str:
     return urlsafe_b64encode(digest).decode()  # of a multiple of 3 bytes: without padding
+
+
+def new_secret() -> bytes:
+    """Return a random secret: URLs that are signed with it end with this process."""
+    return secrets.token_bytes(MIN_SECRET_BYTES)
 
 
 def read_secret(path: Path) -> bytes:
