@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lookalike.errors import ReplacedError
+from lookalike.search import ordering
 from lookalike.search.query import QueryVectors
 from lookalike.search.request import Query, SearchRequest
 from lookalike.search.search import search_rows
@@ -103,6 +104,27 @@ class Beside:
             return value(*arguments, **options)
 
         return method
+
+
+@pytest.mark.parametrize("few", [2_000, 0])
+def test_equal_keyword_scores_are_ordered_by_id_on_every_page(
+    make: Make, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "_FEW_IDS", few)  # both ways to sort by id
+    store = make(DIM)
+    stored = rows(np.random.default_rng(0).normal(size=(40, DIM)))
+    texts = ["blue", "red", "red red", "red"]
+    store.upsert(replace(stored, metadata=[{"text": texts[i % 4]} for i in range(40)]))
+    nothing = QueryVectors("q", None, np.empty((0, DIM), np.float32))
+    best = sorted(row_id for i, row_id in enumerate(stored.ids) if i % 4 == 2)
+    others = sorted(row_id for i, row_id in enumerate(stored.ids) if i % 2)
+    results = []
+    for offset in range(0, 35, 7):
+        request = SearchRequest(queries=(Query(),), k=7, offset=offset, keywords="red")
+        [hits] = search_rows(request, store, [nothing], lambda _: [])
+        assert hits.total == 30
+        results += hits.ids
+    assert results == [*best, *others]
 
 
 @pytest.mark.parametrize("where", [None, "word like 'token%'", "word != 'first'"])

@@ -45,6 +45,9 @@ COLUMN = "metadata."
 MAX_KEYS = 3
 """Sort keys of one order."""
 
+_FEW_IDS = 2_000
+"""Rows whose ids are read to sort them; more are sorted by the order of all rows, which is kept."""
+
 _KEPT_BYTES = 64 << 20
 _COMPARED = 1_000
 """Columns whose names are compared with an unknown one."""
@@ -151,6 +154,41 @@ def order_rows(
         if cache_key is not None:
             _orders.add(cache_key, order, order.nbytes)
     return order
+
+
+def best_by_score(
+    store: RowReader, rows: RowNumbers, scores: NDArray[np.float64], page: slice
+) -> RowNumbers:
+    """Return a page of rows, those with the highest scores first, equal ones by id.
+
+    Args:
+        store: a snapshot.
+        rows: different row numbers.
+        scores: of the rows.
+        page: places that exist in their order.
+    """
+    order = np.argsort(-scores, kind="stable")
+    rows, losses = rows[order], -scores[order]
+    start, stop, _ = page.indices(len(rows))
+    if start >= stop:
+        return rows[:0]
+    first = int(np.searchsorted(losses, losses[start], "left"))
+    last = int(np.searchsorted(losses, losses[stop - 1], "right"))
+    rows, losses = rows[first:last], losses[first:last]  # whole runs of equal scores
+    by_id = _sorted_by_id(store, rows)
+    order = np.argsort(rows, kind="stable")
+    losses = losses[order[np.searchsorted(rows, by_id, sorter=order)]]
+    return by_id[np.argsort(losses, kind="stable")][start - first : stop - first]
+
+
+def _sorted_by_id(store: RowReader, rows: RowNumbers) -> RowNumbers:
+    if len(rows) <= _FEW_IDS:
+        ids = store.ids_at(rows)
+        return rows[sorted(range(len(rows)), key=ids.__getitem__)]
+    every = _rows_by_id(store)
+    is_chosen = np.zeros(len(every), np.bool_)
+    is_chosen[rows] = True
+    return every[is_chosen[every]].astype(np.int64)
 
 
 def is_ordered(

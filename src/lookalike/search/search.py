@@ -22,7 +22,7 @@ from lookalike.formatting import shorten
 from lookalike.search import rerank
 from lookalike.search.hits import Hits, ImageReader
 from lookalike.search.keywords import fuse_rankings, with_text
-from lookalike.search.ordering import order_rows
+from lookalike.search.ordering import best_by_score, order_rows
 from lookalike.search.query import QueryVectors
 from lookalike.search.request import SearchRequest
 from lookalike.stores.base import MAX_K, RowReader, TextSearch, has_approximate_index
@@ -310,15 +310,15 @@ class _Search:
         return np.setdiff1d(rows, self.store.row_numbers([*self.query.row_ids]), assume_unique=True)
 
     def _keyword_hits(self, keywords: str, rows: NDArray[np.int64]) -> list[Hit]:
-        """Return the rows with the highest scores, equal ones by number."""
+        """Return the rows with the highest scores, equal ones by id."""
         request = self.request
         scores = self._text_search.scores(keywords, rows)
-        best = np.argsort(-scores, kind="stable")
-        distances = np.maximum(0, 1 - scores[best] / max(float(scores[best[0]]), 1e-12))
+        distances = np.maximum(0, 1 - scores / max(float(scores.max()), 1e-12))
         self.total = int(np.count_nonzero(distances <= request.distance_limit))
         page = slice(request.offset, min(request.offset + request.k, self.total))
-        ids = self.store.ids_at(rows[best[page]])
-        return self._hits(dict(zip(ids, distances[page].tolist(), strict=True)))
+        best = best_by_score(self.store, rows, scores, page)
+        ids = self.store.ids_at(best)
+        return self._hits(dict(zip(ids, np.sort(distances)[page].tolist(), strict=True)))
 
     def _hits(self, distances: Mapping[str, float]) -> list[Hit]:
         """Return rows by id as hits at their distances."""
