@@ -455,6 +455,21 @@ class RemoteGallery(BaseGallery):
                     hits.append(self._hits(each["result"], query))
         return hits
 
+    def _pages(self, request: SearchRequest) -> Iterator[Hits]:
+        """Yield pages, each with the cursor of the one before."""
+        [query] = request.queries
+        body = {**query.as_json(), **request.options_as_json()}
+        while True:
+            answer = self.client.json("POST", f"{self._path()}/search", body)
+            hits = self._hits(answer, query)
+            if hits:
+                yield hits
+            with self.client._expected():
+                if answer["next"] is None:
+                    return
+                body |= {"cursor": _text(answer["next"])}
+            body.pop("offset", None)
+
     def evaluation(self) -> dict[str, Any]:
         """Return the evaluation that ``lookalike evaluate --save`` saved last.
 
@@ -600,8 +615,9 @@ class RemoteGallery(BaseGallery):
             hits = tuple(map(self._hit, result["hits"]))
             note = None if result.get("note") is None else _text(result["note"])
             ranked_by = RANKED_BY[RANKED_BY.index(result.get("ranked_by", "embedding"))]
+            total = None if result.get("total") is None else _whole_number(result["total"])
             metric = Metric(result["metric"])
-            return Hits(name, metric, hits, uri, self._thumbnails, ranked_by, note)
+            return Hits(name, metric, hits, uri, self._thumbnails, ranked_by, note, total)
 
     def _thumbnails(self, hits: Sequence[Hit]) -> list[ImageArray | None]:
         """Return small images of hits; None where the service cannot read one."""
@@ -627,7 +643,7 @@ class RemoteGallery(BaseGallery):
             rank=_whole_number(hit["rank"]),
             id=_text(hit["id"]),
             uri=self._url(hit["image_url"]),
-            distance=_number(hit["distance"]),
+            distance=math.nan if hit["distance"] is None else _number(hit["distance"]),
             metadata=_object(hit["metadata"]),
         )
 

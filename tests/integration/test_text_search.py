@@ -192,6 +192,7 @@ def test_http_says_how_a_text_was_answered(served: Serving, photos: Path) -> Non
         "embedding",
         "keywords",
         "embedding+keywords",
+        "id",
     ]
 
 

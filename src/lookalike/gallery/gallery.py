@@ -211,6 +211,10 @@ class Gallery(IndexedGallery, BaseGallery):
         request = request.for_metric(self.metric)
         return self._read(lambda opened: run_request(self, opened, request))
 
+    def _pages(self, request: SearchRequest) -> Iterator[Hits]:
+        """Yield pages, all of the rows as they are now."""
+        return BaseGallery._pages(self.snapshot(), request)
+
     def __iter__(self) -> Iterator[str]:
         """Iterate over the ids of all rows as they are now, sorted."""
         return iter(self._read(lambda opened: opened.snapshot().store.ids()))

@@ -56,8 +56,8 @@ class Hits(Sequence[Hit]):
     ``embedding+keywords``, both fused by rank, or ``id``, where nothing but a filter was searched
     by; distances are NaN then. ``total`` is the number of rows that match keywords or a filter
     alone; None where all rows are ranked. ``note`` is what a person should know about it:
-    that a text was searched in names and metadata, since the encoder has no texts, and which words
-    match nothing.
+    that a text was searched in names and metadata, since the encoder has no texts, which words
+    match nothing, and that an approximate index was used.
     """
 
     query: str

@@ -498,6 +498,22 @@ class SearchRequest:
         """Return the request of one query, with the same options."""
         return replace(self, queries=(query,))
 
+    def next_page(self, hits: int, total: int | None = None) -> SearchRequest | None:
+        """Return the request of the page after this one; None if there is none.
+
+        That page may be empty, where the rest is beyond the maximum distance.
+
+        Args:
+            hits: of this page.
+            total: all hits, if their number is known.
+        """
+        end = self.offset + hits
+        left = self.k if all(query.is_empty for query in self.queries) else MAX_K - end
+        if hits < self.k or left < 1 or end == total:
+            return None
+        first = self.first or (0 if self.offset else self.k)
+        return replace(self, k=min(self.k, left), offset=end, first=first)
+
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """Return the request of a JSON object: of ``queries``, or of one query, and the options.

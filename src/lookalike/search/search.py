@@ -25,7 +25,13 @@ from lookalike.search.keywords import fuse_rankings, with_text
 from lookalike.search.ordering import best_by_score, order_rows
 from lookalike.search.query import QueryVectors
 from lookalike.search.request import SearchRequest
-from lookalike.stores.base import MAX_K, RowReader, TextSearch, has_approximate_index
+from lookalike.stores.base import (
+    MAX_K,
+    ApproximateHits,
+    RowReader,
+    TextSearch,
+    has_approximate_index,
+)
 from lookalike.stores.full_text import text_search
 from lookalike.types import Embeddings, Hit, ImageArray, Metric
 from lookalike.vectors import unit_rows
@@ -36,6 +42,11 @@ TEXT_NOTE = (
     f"no image-text encoder: searched names and metadata; for search by content: {TEXT_COMMAND}"
 )
 """Says how a text was searched for that was not embedded."""
+
+APPROXIMATE_NOTE = (
+    "approximate search: a few of the nearest images may be missing; the option exact finds all"
+)
+"""Says that an approximate index was used."""
 
 NEIGHBORS = 3
 """Neighbors used by query expansion and database augmentation. Where a query has few relevant
@@ -58,11 +69,16 @@ _WORD, _WORDS = 40, 10
 
 
 def split_note(note: str | None) -> list[str]:
-    """Return the parts of the note of hits: how a text was searched for, what matches nothing."""
-    if note is None or not note.startswith(TEXT_NOTE):
-        return [] if note is None else [note]
-    rest = note.removeprefix(TEXT_NOTE).removeprefix("; ")
-    return [TEXT_NOTE, rest] if rest else [TEXT_NOTE]
+    """Return the parts of the note of hits.
+
+    They are how a text was searched for, what matches nothing, and whether search was approximate.
+    """
+    rest = note or ""
+    first = [TEXT_NOTE] if rest.startswith(TEXT_NOTE) else []
+    last = [APPROXIMATE_NOTE] if rest.endswith(APPROXIMATE_NOTE) else []
+    rest = rest.removeprefix(TEXT_NOTE).removesuffix(APPROXIMATE_NOTE)
+    rest = rest.removeprefix("; ").removesuffix("; ")
+    return [*first, *([rest] if rest else []), *last]
 
 
 def search_rows(
@@ -128,16 +144,19 @@ def _search_plain(
             [hit for hit in hits if hit.id not in query.row_ids] if query.row_ids else hits,
             request,
             query,
+            APPROXIMATE_NOTE if isinstance(hits, ApproximateHits) else None,
         )
         for query, hits in zip(queries, results, strict=True)
     ]
 
 
-def _best(hits: Sequence[Hit], request: SearchRequest, query: QueryVectors) -> Hits:
+def _best(
+    hits: Sequence[Hit], request: SearchRequest, query: QueryVectors, note: str | None
+) -> Hits:
     """Return the first ``k`` hits within the distance limit, ranked from 1."""
     limit = request.distance_limit
     results = [hit for hit in hits if hit.distance <= limit][: request.k]
-    return Hits(query.name, _metric(request), _ranked(results), query.uri)
+    return Hits(query.name, _metric(request), _ranked(results), query.uri, note=note)
 
 
 def _ranked(hits: Sequence[Hit], start: int = 0) -> tuple[Hit, ...]:
@@ -165,6 +184,7 @@ class _Search:
     depth: int = 0
     total: int | None = None
     unmatched: dict[str, str | None] = field(default_factory=dict)
+    is_approximate: bool = False
 
     def page(self, timer: StageTimer) -> Hits:
         """Return the hits, those of a later page without the ones before.
@@ -181,9 +201,10 @@ class _Search:
         rows = hits.rows
         if request.first and not request.exact and has_approximate_index(self.store):
             self.request = replace(request, k=request.first, offset=0)
-            first = self.run(timer).rows
-            ids = {hit.id for hit in first}
-            rows = (*first, *(hit for hit in rows if hit.id not in ids))
+            first = self.run(timer)
+            ids = set(first.ids)
+            rows = (*first.rows, *(hit for hit in rows if hit.id not in ids))
+            hits = replace(hits, note=first.note)
         return replace(hits, rows=_ranked(rows[start:end], start))
 
     def run(self, timer: StageTimer) -> Hits:
@@ -202,7 +223,7 @@ class _Search:
                 hits = self._rerank(hits)
         if request.keywords is None and self.query.keywords is None:
             if len(self.query.embeddings):
-                return _best(hits, request, self.query)
+                return _best(hits, request, self.query, self._note())
             with timer("search"):
                 return self._matching_filter()
         with timer("keywords"):
@@ -210,12 +231,11 @@ class _Search:
                 hits = self._fuse_keywords(hits, keywords)
             except InputError as error:
                 raise error.about("text" if request.keywords is None else "keywords") from None
-        best = _best(hits, request, self.query)
-        note = self._note() or None
+        best = _best(hits, request, self.query, self._note())
         if len(self.query.embeddings):
-            return replace(best, ranked_by="embedding+keywords", note=note)
+            return replace(best, ranked_by="embedding+keywords")
         rows = _ranked(best.rows, request.offset)
-        return replace(best, rows=rows, ranked_by="keywords", note=note, total=self.total)
+        return replace(best, rows=rows, ranked_by="keywords", total=self.total)
 
     def _matching_filter(self) -> Hits:
         """Return the rows that the filter matches, by id."""
@@ -231,8 +251,8 @@ class _Search:
             total=len(rows),
         )
 
-    def _note(self) -> str:
-        """Return what a person should know about the search for keywords."""
+    def _note(self) -> str | None:
+        """Return what a person should know about the search."""
         notes = [] if self.query.keywords is None else [TEXT_NOTE]
         if self.unmatched:
             words = [
@@ -243,7 +263,9 @@ class _Search:
             end = f" and {more} more words" if more > 1 else ""
             listed = words[:_WORDS] if end else words
             notes.append(f"no name or metadata with {', '.join(listed)}{end}")
-        return "; ".join(notes)
+        if self.is_approximate:
+            notes.append(APPROXIMATE_NOTE)
+        return "; ".join(notes) or None
 
     def _nearest(self, vectors: Embeddings, where: Filter | None) -> list[Hit]:
         """Return the nearest rows to any of the query vectors ``(v, dim)``, nearest first.
@@ -255,6 +277,7 @@ class _Search:
         k = min(depth + len(own_ids), max(depth, MAX_K))
         exact = self.request.exact
         results = self.store.search(vectors, k, _metric(self.request), where, exact=exact)
+        self.is_approximate |= any(isinstance(hits, ApproximateHits) for hits in results)
         if len(results) == 1:
             return [hit for hit in results[0] if hit.id not in own_ids][:depth]
         best: dict[str, Hit] = {}

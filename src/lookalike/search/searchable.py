@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict, Unpack, overload
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 from numpy.typing import ArrayLike
 
-from lookalike.errors import InputError
+from lookalike.errors import InputError, UnknownNameError
 from lookalike.types import Metric
 
 if TYPE_CHECKING:
@@ -34,6 +34,18 @@ class SearchOptions(TypedDict, total=False):
     rerank: str | Sequence[str] | None
     keywords: str | None
     value_range: tuple[float, float] | None
+
+
+class OneQueryOptions(SearchOptions, total=False):
+    """The arguments of a search for one query."""
+
+    id: str | None
+    text: str | None
+    url: str | None
+    vector: ArrayLike | None
+    like: object
+    unlike: object
+    weights: Sequence[float] | None
 
 
 class Searchable(ABC):
@@ -168,38 +180,108 @@ class Searchable(ABC):
             SettingError: an option is out of range, or options exclude each other.
             UnknownNameError: no such re-ranking.
         """
-        from lookalike.search.arguments import combine_examples, read_queries, refuse_other
         from lookalike.search.hits import HitsList
-        from lookalike.search.region import QueryRegion
-        from lookalike.search.request import SearchRequest
 
-        if like is not None or unlike is not None:
-            refuse_other(query=query, id=id, url=url, vector=vector, vectors=vectors)
-            queries = [combine_examples(self, like, unlike, text, weights, value_range)]
-            single = True
-        else:
-            if weights is not None:
-                raise InputError("{weights} needs {like}", weights=None, like=None)
-            queries, single = read_queries(
-                self,
-                {"id": id, "text": text, "url": url, "vector": vector, "vectors": vectors},
-                query,
-                value_range,
-            )
-        request = SearchRequest(
-            queries=tuple(queries),
-            region=QueryRegion.of(box, foreground=foreground, multi_crop=multi_crop),
-            k=k,
-            offset=offset,
-            metric=None if metric is None else Metric(metric),
-            where=where,
-            max_distance=max_distance,
-            min_similarity=min_similarity,
-            exact=exact,
-            rerank=rerank,
-            keywords=keywords,
-        )
-        for each in queries:
-            each.check_region(request.region)
+        options: SearchOptions = {
+            "k": k,
+            "offset": offset,
+            "where": where,
+            "min_similarity": min_similarity,
+            "max_distance": max_distance,
+            "metric": metric,
+            "exact": exact,
+            "box": box,
+            "foreground": foreground,
+            "multi_crop": multi_crop,
+            "rerank": rerank,
+            "keywords": keywords,
+            "value_range": value_range,
+        }
+        values = {"id": id, "text": text, "url": url, "vector": vector, "vectors": vectors}
+        examples = {"like": like, "unlike": unlike, "weights": weights}
+        request, single = _read_request(self, query, values, examples, dict(options))
         results = self._search(request)
         return results[0] if single else HitsList(results)
+
+    def search_pages(
+        self, query: OneImage | None = None, **options: Unpack[OneQueryOptions]
+    ) -> Iterator[Hits]:
+        """Iterate over the results of one query page by page, ``k`` at a time, as they are used.
+
+        ``for page in gallery.search_pages(id="photos:1.jpg", k=100)`` goes on to the last row, or
+        until 16,384 hits, which is the limit where they have distances. All pages are of the rows
+        as they were at the first one; a service answers with an error if they have changed. Pages
+        follow each other exactly, also after a first one of an approximate search.
+
+        Args:
+            query: an image, see :meth:`search`.
+            options: the other arguments of :meth:`search` for one query.
+
+        Raises:
+            LookalikeError: see :meth:`search`.
+            ServiceError: of kind ``revision-changed``: the gallery of a service has changed.
+        """
+        known: dict[str, Any] = dict(options)
+        values = {name: known.pop(name, None) for name in ("id", "text", "url", "vector")}
+        examples = {name: known.pop(name, None) for name in ("like", "unlike", "weights")}
+        request, single = _read_request(self, query, values, examples, known)
+        if not single:
+            raise InputError("{query}: pages are those of one query, not of several", query=None)
+        return self._pages(request)
+
+    def _pages(self, request: SearchRequest) -> Iterator[Hits]:
+        """Yield the pages of a request of one query that have hits, from this one on."""
+        following: SearchRequest | None = request
+        while following is not None:
+            [hits] = self._search(following)
+            if hits:
+                yield hits
+            following = following.next_page(len(hits), hits.total)
+
+
+def _read_request(
+    gallery: Searchable,
+    query: object,
+    values: Mapping[str, Any],
+    examples: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> tuple[SearchRequest, bool]:
+    """Return what users pass to a search as a request, and whether it is of one query.
+
+    Args:
+        gallery: that is searched.
+        query: images.
+        values: other queries, by the name of their argument.
+        examples: ``like``, ``unlike`` and ``weights``.
+        options: all others.
+    """
+    from lookalike.search.arguments import combine_examples, read_queries, refuse_other
+    from lookalike.search.region import QueryRegion
+    from lookalike.search.request import SearchRequest
+
+    known = dict(options)
+    if unknown := sorted(known.keys() - SearchOptions.__annotations__):
+        raise UnknownNameError("option", unknown[0], SearchOptions.__annotations__)
+    value_range = known.pop("value_range", None)
+    region = QueryRegion.of(
+        known.pop("box", None),
+        foreground=known.pop("foreground", False),
+        multi_crop=known.pop("multi_crop", False),
+    )
+    like, unlike, weights = (examples[name] for name in ("like", "unlike", "weights"))
+    if like is not None or unlike is not None:
+        others = {name: value for name, value in values.items() if name != "text"}
+        refuse_other(query=query, **others)
+        text = values["text"]
+        queries = [combine_examples(gallery, like, unlike, text, weights, value_range)]
+        single = True
+    else:
+        if weights is not None:
+            raise InputError("{weights} needs {like}", weights=None, like=None)
+        queries, single = read_queries(gallery, values, query, value_range)
+    if known.get("metric") is not None:
+        known["metric"] = Metric(known["metric"])
+    request = SearchRequest(queries=tuple(queries), region=region, **known)
+    for each in queries:
+        each.check_region(region)
+    return request, single

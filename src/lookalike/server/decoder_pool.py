@@ -434,7 +434,7 @@ class DecoderPool:
                 raise
             else:
                 if value is None:
-                    raise ImageError(str(error))
+                    raise ImageError(str(error)).about(*header.get("about", ()))
                 return _Result(value, seconds)
         raise AssertionError
 

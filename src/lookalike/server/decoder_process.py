@@ -115,7 +115,7 @@ def handle(request: Mapping[str, Any], data: bytes) -> Response:
     try:
         return TASKS[request["task"]](data, request)
     except InputError as error:
-        return {"error": str(error)}, b""
+        return {"error": str(error), "about": error.parameters}, b""
     except MemoryError:
         return {"error": f"{request['name']}: decoding needs more memory than allowed"}, b""
 

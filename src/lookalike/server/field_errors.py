@@ -55,10 +55,11 @@ class SentBody:
     value: Any
     names: Mapping[str, str] = field(default_factory=dict)
 
-    def locate(self, place: str) -> str | None:
-        """Return the location of a place such as ``like/0/id``; None if nothing is there."""
-        if place in self.names:
-            return f"{BODY}/{self.names[place]}"
+    def locate(self, place: str) -> list[str]:
+        """Return the locations of a place such as ``like/0/id``; none if nothing is there."""
+        fields = [name for each, name in self.names.items() if each == place or _is_in(each, place)]
+        if fields:
+            return [f"{BODY}/{name}" for name in dict.fromkeys(fields)]
         value = self.value
         for step in place.split("/"):
             if isinstance(value, Mapping) and value.get(step) is not None:
@@ -66,8 +67,8 @@ class SentBody:
             elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
                 value = value[int(step)]
             else:
-                return None
-        return f"{BODY}/{place}"
+                return []
+        return [f"{BODY}/{place}"]
 
 
 def note_body(scope: MutableMapping[str, Any], body: SentBody) -> None:
@@ -102,9 +103,9 @@ def _locations(names: Iterable[str], scope: Mapping[str, Any]) -> list[str]:
     sent = QueryParams(scope.get("query_string", b""))
     locations: dict[str, None] = {}
     for name in names:
-        in_body = None if body is None else body.locate(name)
-        if in_body is not None:
-            locations[in_body] = None
+        in_body = [] if body is None else body.locate(name)
+        if in_body:
+            locations |= dict.fromkeys(in_body)
         elif name in sent:
             locations[f"query/{name}"] = None
         elif name in scope.get("path_params", {}):
@@ -112,12 +113,12 @@ def _locations(names: Iterable[str], scope: Mapping[str, Any]) -> list[str]:
         elif name == BODY:
             locations[BODY] = None
     # "like" and "unlike" are in the request, and so is the place in them that is meant
-    precise = {each for each in locations if not _has_more_precise(each, locations)}
-    return [each for each in locations if each in precise] or ([] if body is None else [BODY])
+    precise = [each for each in locations if not any(_is_in(other, each) for other in locations)]
+    return precise or ([] if body is None else [BODY])
 
 
-def _has_more_precise(location: str, locations: Iterable[str]) -> bool:
-    return any(each.startswith(f"{location}/") for each in locations)
+def _is_in(place: str, root: str) -> bool:
+    return place.startswith(f"{root}/")
 
 
 def validation_problem(

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 
 from lookalike.errors import InputError
-from lookalike.filters import AllOf, Filter, from_structure
+from lookalike.filters import AllOf, Filter, as_filter, from_structure
 from lookalike.filters.facets import Facet
-from lookalike.search.request import Example, Query, SearchRequest, query_from_json
+from lookalike.search.request import Example, Query, SearchRequest
 from lookalike.server.schemas import UrlParameters
 
 _IMAGE_FIELDS = ("id", "url")
 _QUERY_FIELDS = (*_IMAGE_FIELDS, "text")
 _PAGE_FIELDS = ("upload", "sample", "compare", *_QUERY_FIELDS)
 """Fields that are not search options."""
+
+_LIMITS = ("max_distance", "min_similarity")
 
 VALUE, MIN, MAX = "value:", "min:", "max:"
 """Prefixes of fields that filter by a column."""
@@ -40,7 +42,7 @@ class SearchForm:
 
     @property
     def query(self) -> Query | None:
-        """The query, None if the form has none.
+        """The query, an empty one if keywords or filters are all there is; None for no search.
 
         Raises:
             InputError: it has several images.
@@ -50,9 +52,16 @@ class SearchForm:
             return self.query_with(Example.from_json(fields))
         if self.text:
             fields["text"] = self.text
-        if self.keywords:
-            fields["keywords"] = self.keywords
-        return query_from_json(fields) if fields else None
+        if fields:
+            return Query.from_json(fields)
+        return Query() if self.keywords or self._has_filter else None
+
+    @property
+    def _has_filter(self) -> bool:
+        return any(
+            value and (name == "where" or name.startswith((VALUE, MIN, MAX)))
+            for name, value in self.params.multi_items()
+        )
 
     def query_with(self, image: Example) -> Query:
         """Return the query of an image, and of the text of the form, if it has one."""
@@ -99,18 +108,20 @@ class SearchForm:
             if value and name not in _PAGE_FIELDS and not name.startswith((VALUE, MIN, MAX))
         }
         fields |= {name: "true" for name in ("foreground", "multi_crop", "exact") if name in fields}
+        if query.is_empty and not self.keywords:  # there are no distances to limit
+            fields = {name: value for name, value in fields.items() if name not in _LIMITS}
         try:
             options = UrlParameters(**fields).options()
         except ValidationError as error:
             first = error.errors()[0]
-            raise InputError(f"{'/'.join(map(str, first['loc']))[:80]}: {first['msg']}") from None
-        request = options.request(query)
+            name = first.get("ctx", {}).get("field") or "/".join(map(str, first["loc"]))
+            raise InputError(f"{name[:80]}: {first['msg']}").about(name[:80]) from None
         conditions = [each for facet in facets if (each := self._filter(facet)) is not None]
-        if request.filter is not None:
-            conditions.append(request.filter)
+        if options.where is not None:
+            conditions.append(as_filter(options.where))
         if len(conditions) > 1:
-            return replace(request, where=AllOf(tuple(conditions)))
-        return replace(request, where=conditions[0]) if conditions else request
+            conditions = [AllOf(tuple(conditions))]
+        return options.request(query, where=conditions[0] if conditions else None)
 
     def selected_values(self, facet: Facet) -> Collection[str]:
         """Return the selected values of a column, as texts."""

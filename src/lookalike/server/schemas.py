@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from lookalike.errors import InputError
+from lookalike.filters import Filter
 from lookalike.metadata import check_metadata
 from lookalike.search import request as search_request
 from lookalike.server.cursors import MAX_CURSOR
@@ -37,6 +38,8 @@ MAX_OFFSET = 1_000_000
 """Results that a search may leave out; where they have distances, 16,384 with the page."""
 _MAX_FILTER = 10_000
 _LISTED_FIELDS = 40
+_SHOWN = 40
+"""Characters of an unknown name that a message shows."""
 _FILTER = "year >= 2020 and tag in ('a', 'b')"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -69,8 +72,8 @@ def unknown_field(name: str, known: Sequence[str]) -> str:
     """Return what is wrong with a field that does not exist, and which one may be meant."""
     nearest = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.5)
     if nearest:
-        return f"unknown field {name[:80]!r}: did you mean {nearest[0]!r}?"
-    return f"unknown field {name[:80]!r}; fields: {', '.join(known[:_LISTED_FIELDS])}"
+        return f"unknown field {name[:_SHOWN]!r}: did you mean {nearest[0]!r}?"
+    return f"unknown field {name[:_SHOWN]!r}; fields: {', '.join(known[:_LISTED_FIELDS])}"
 
 
 class _CommonParameters(RequestModel):
@@ -138,13 +141,19 @@ class BodyParameters(_CommonParameters):
         description="Crop the query to [x, y, width, height], in pixels; not cropped by default.",
     )
 
-    def request(self, *queries: search_request.Query) -> search_request.SearchRequest:
-        """Return the request of some queries with these options.
+    def request(
+        self, *queries: search_request.Query, where: Filter | None = None
+    ) -> search_request.SearchRequest:
+        """Return the request of some queries with these options; ``where`` replaces the filter.
 
         Raises:
             InputError: options exclude each other, or the filter is invalid.
         """
-        options = search_request.options_from_json(self.model_dump())
+        options = search_request.options_from_json(
+            {name: getattr(self, name) for name in BodyParameters.model_fields}
+        )
+        if where is not None:
+            options["where"] = where
         return search_request.SearchRequest(queries=queries, **options)
 
 

@@ -23,14 +23,10 @@ def next_cursor(request: SearchRequest, hits: Hits, state: GalleryState) -> str 
 
     The page may be empty, where the rest is beyond the maximum distance.
     """
-    end = request.offset + len(hits)
-    most = MAX_OFFSET if all(query.is_empty for query in request.queries) else MAX_K
-    if hits.total is not None:
-        most = min(most, hits.total)
-    if len(hits) < request.k or end >= most:
+    following = request.next_page(len(hits), hits.total)
+    if following is None or following.offset > MAX_OFFSET:
         return None
-    first = request.first or (0 if request.offset else request.k)
-    return str(Cursor(state, _digest(request), end, first))
+    return str(Cursor(state, _digest(request), following.offset, following.first))
 
 
 def resume(request: SearchRequest, text: str, state: GalleryState) -> SearchRequest:
