@@ -15,10 +15,10 @@ from lookalike.server.problems import ProblemError
 from lookalike.server.settings import ServeSettings
 from lookalike.server.signatures import key_of_url, sign_urls
 
-_PUBLIC = ("/healthz", "/readyz", "/openapi.json")
+_PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/docs")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _READ_ONLY_POSTS = ("/search", "/search/image", "/search/batch", "/results", "/labeling/coverage")
-_HARMLESS = ("/healthz", "/openapi.json")
+_HARMLESS = ("/healthz", "/openapi.json", "/docs")
 _IMAGES = re.compile("/v1/galleries/(?P<gallery>[^/]+)/item/(?P<kind>image|thumbnail)")
 """Paths that may be requested with a signed URL instead of a key."""
 

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from lookalike._version import __version__
 from lookalike.errors import LookalikeError
 from lookalike.gallery.gallery import Gallery
-from lookalike.server import api, exploring, item_batches, items, listing, pages
+from lookalike.server import api, api_docs, exploring, item_batches, items, job_api, listing, pages
 from lookalike.server.access_log import AccessLog
 from lookalike.server.api_keys import KeyFile
 from lookalike.server.browsing import Browsing
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 _EXPOSED = ("etag", "link", "location", "retry-after", "server-timing", "x-request-id")
 """Headers that scripts of allowed origins may read, besides those that all may."""
+
+_DESCRIPTIONS = f'<{api_docs.DOCS_PATH}>; rel="service-doc", </openapi.json>; rel="service-desc"'
+"""The Link header with descriptions of the service (RFC 8631)."""
 
 _HTTP_PROBLEMS = {
     400: ("malformed-request", "Malformed request"),
@@ -76,10 +79,11 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
     app.state.service = service
     app.state.browsing = Browsing(service)
     app.state.saved_files = exploring.SavedFiles()
+    app.state.api_docs = api_docs.ApiDocs()
     app.include_router(api.router)
     app.include_router(api.v1)
     app.include_router(api.searches)
-    for module in (items, item_batches, listing, exploring, pages):
+    for module in (items, item_batches, listing, job_api, exploring, api_docs, pages):
         app.include_router(module.router)
     for kind in (
         LookalikeError,
@@ -143,8 +147,11 @@ def _problem(error: Exception, service: Service, request: Request) -> ProblemErr
         return validation_problem(error.errors(), request.scope)
     if isinstance(error, HTTPException):
         kind, title = _HTTP_PROBLEMS.get(error.status_code, ("refused", "Request refused"))
-        headers = dict(error.headers or {})
-        return ProblemError(error.status_code, kind, title, str(error.detail), headers)
+        headers, detail = dict(error.headers or {}), str(error.detail)
+        if kind == "endpoint-not-found":
+            detail = f"nothing is here; the API is described at {api_docs.DOCS_PATH}"
+            headers["link"] = _DESCRIPTIONS
+        return ProblemError(error.status_code, kind, title, detail, headers)
     return ProblemError(
         500, "internal-error", "Internal error", "a bug in the service; see the service's log"
     )

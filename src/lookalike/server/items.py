@@ -19,6 +19,7 @@ from lookalike.server.links import DEFAULT_SIZE, ThumbnailSize
 from lookalike.server.openapi import (
     IMAGE_BODY,
     ITEM_READS,
+    SIGNED_URL,
     error_responses,
     image_response,
     item_links,
@@ -83,7 +84,8 @@ async def sample_items(
     "/item/image",
     summary="Get the image of an item",
     response_class=Response,
-    responses={**image_response("The image."), **error_responses()},
+    responses={**image_response("The image."), **error_responses(410)},
+    openapi_extra=SIGNED_URL,
 )
 async def get_item_image(
     opened: GalleryDep, service: ServiceDep, request: Request, row_id: ItemId
@@ -109,7 +111,8 @@ async def get_item_image(
     "/item/thumbnail",
     summary="Get a thumbnail of an item",
     response_class=Response,
-    responses={**image_response("The thumbnail."), **error_responses()},
+    responses={**image_response("The thumbnail."), **error_responses(410)},
+    openapi_extra=SIGNED_URL,
 )
 async def get_item_thumbnail(
     opened: GalleryDep,

@@ -18,7 +18,7 @@ _DESCRIPTIONS = {
     404: "Gallery or item not found",
     408: "Request timed out",
     409: "Gallery locked by another process",
-    410: "Items have changed since the revision of the cursor; begin again",
+    410: "Expired: a signed URL, or a cursor of an older revision; request a new one",
     413: "Request too large",
     415: "The Content-Type is not one of those in Accept",
     421: "Host not allowed",
@@ -108,6 +108,31 @@ def item_links(row_id: str, *operations: str) -> dict[int | str, dict[str, Any]]
     parameters = {"path.gallery": "$request.path.gallery", "query.id": row_id}
     links = {name: {"operationId": name, "parameters": parameters} for name in operations}
     return {200: {"links": links}}
+
+
+SIGNED_URL: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": kind},
+            "description": description,
+        }
+        for name, kind, description in (
+            (
+                "v",
+                "string",
+                "Version of the gallery in a link from an item or hit; with the "
+                "current one, browsers may cache the answer.",
+            ),
+            ("expires", "integer", "When a signed link expires, in seconds since 1970."),
+            ("key", "string", "The API key that a link was signed for; it does not tell the key."),
+            ("signature", "string", "Signature of a link, instead of an API key."),
+        )
+    ]
+}
+"""For images, whose links are signed where API keys are needed."""
 
 
 def image_response(description: str) -> dict[int | str, dict[str, Any]]:
