@@ -22,7 +22,7 @@ from lookalike.stores.base import Rows, VectorStore, matching_rows
 from lookalike.stores.embedded import column_writer, columns
 from lookalike.stores.embedded.column_tables import read_values
 from lookalike.stores.embedded.columns import BLOCK
-from lookalike.stores.embedded.rows import StoredRow
+from lookalike.stores.embedded.rows import RowBatch, StoredRow
 from lookalike.stores.embedded.store import EmbeddedStore
 from lookalike.types import Metric
 from tests.unit.test_filters import FILTERS, VALUES
@@ -188,7 +188,7 @@ def test_values_of_a_store_that_was_put_back_are_not_mixed_up(store: EmbeddedSto
             connection.execute(statement)
         writer = column_writer.ColumnWriter()
         for slot, value in enumerate(values):
-            writer.update(connection, (), [StoredRow(slot, "", "", {"tag": value})])
+            writer.update(connection, (), RowBatch.of([StoredRow(slot, "", "", {"tag": value})]))
         return connection
 
     known = read_values(connection_with(["a", "b", "c"]), 1)

@@ -23,7 +23,8 @@ from lookalike.stores.embedded.database import FILE
 from lookalike.stores.embedded.store import EmbeddedStore
 from lookalike.stores.full_text import text_search
 from lookalike.stores.memory import MemoryStore
-from lookalike.stores.words import row_texts
+from lookalike.stores.same_columns import by_columns
+from lookalike.stores.words import RowTexts, row_texts
 from lookalike.types import Metadata, Metric
 
 Make = Callable[[], VectorStore]
@@ -35,6 +36,10 @@ ROWS: list[Metadata] = [
     {"title": "Châle Été", "color": None},
     {},
 ]
+
+
+def texts_of(ids: list[str], uris: list[str], metadata: list[Metadata]) -> RowTexts:
+    return row_texts(ids, uris, by_columns(metadata))
 
 
 @pytest.fixture(params=["memory", "embedded"])
@@ -242,7 +247,7 @@ def test_keywords_that_match_nothing_are_named_with_similar_words(store: VectorS
     ],
 )
 def test_names_are_keys_and_files(row_id: str, uri: str, expected: tuple[str, str]) -> None:
-    assert row_texts([row_id], [uri], [{}]) == ([""], *([text] for text in expected))
+    assert texts_of([row_id], [uri], [{}]) == ([""], *([text] for text in expected))
 
 
 def test_writes_change_what_matches(make: Make) -> None:
@@ -351,17 +356,15 @@ METADATA = st.dictionaries(st.sampled_from(["a", "b", "c"]), VALUES, max_size=3)
 @given(METADATA)
 def test_texts_of_rows_that_were_stored_stay_the_same(metadata: Metadata) -> None:
     stored = parse_metadata(json.dumps(dict(metadata), ensure_ascii=False))
-    assert row_texts(["s:a"], ["a"], [metadata]) == row_texts(["s:a"], ["a"], [stored])
+    assert texts_of(["s:a"], ["a"], [metadata]) == texts_of(["s:a"], ["a"], [stored])
 
 
 @given(st.lists(METADATA, min_size=1, max_size=6))
 def test_texts_of_many_rows_are_those_of_each(metadata: list[Metadata]) -> None:
     ids = [f"s:{number}" for number in range(len(metadata))]
-    every = [
-        row_texts([row_id], [row_id], [row]) for row_id, row in zip(ids, metadata, strict=True)
-    ]
+    every = [texts_of([row_id], [row_id], [row]) for row_id, row in zip(ids, metadata, strict=True)]
     parts = zip(*every, strict=True)
-    assert row_texts(ids, ids, metadata) == tuple([text for [text] in part] for part in parts)
+    assert texts_of(ids, ids, metadata) == tuple([text for [text] in part] for part in parts)
 
 
 def test_texts_of_extreme_values_stay_the_same_when_stored() -> None:
@@ -370,7 +373,7 @@ def test_texts_of_extreme_values_stay_the_same_when_stored() -> None:
         deep = [deep]
     metadata = {"deep": deep, "long": "y" * 400, "huge": 10**999, "endless": 1e400, "nul": "a\0b"}
     stored = parse_metadata(json.dumps(metadata))
-    assert row_texts(["s:a"], ["a"], [metadata]) == row_texts(["s:a"], ["a"], [stored])
+    assert texts_of(["s:a"], ["a"], [metadata]) == texts_of(["s:a"], ["a"], [stored])
 
 
 IDS = st.sampled_from(["s:redBicycle12.jpg", "s:a/1.png", "s:7", "t:夜景", "t:b", "plain", "s:c"])

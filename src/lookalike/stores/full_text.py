@@ -5,8 +5,8 @@ metadata alone; the scores of both are added. The tables have no copy of the tex
 (``content=''``): a text is removed by telling FTS5 what it was. A row is known by its slot.
 
 The embedded store keeps the tables in its database, in the transactions of its rows (``SCHEMA``,
-:func:`update`, :func:`rebuild`). For other stores they are built in memory from all rows, on the
-first search (:func:`text_search`).
+:class:`TextUpdate`, :func:`rebuild`). For other stores they are built in memory from all rows, on
+the first search (:func:`text_search`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, zip_longest
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 
 from lookalike.cancellation import check_cancelled, holding, is_cancelled
 from lookalike.stores.base import Record, RowReader, TextSearch
-from lookalike.stores.embedded.rows import StoredRow, all_rows, stored_rows
+from lookalike.stores.embedded.rows import RowBatch, StoredRow, all_rows, stored_rows
 
 if TYPE_CHECKING:
     from lookalike.filters import Columns
@@ -98,22 +97,29 @@ _SAMPLED = 100
 """Rows whose texts are looked for by a check that is not deep."""
 
 
-def update(
-    connection: sqlite3.Connection, removed: Sequence[StoredRow], added: Sequence[StoredRow]
-) -> None:
-    """Remove the texts of rows, then add those of others, in the connection's transaction.
+class TextUpdate:
+    """A write in two steps: forming texts, and writing them, which is SQLite's work.
 
-    A row that is in both with the same slot has changed; texts that stay the same are not written.
-
-    Raises:
-        sqlite3.Error: they cannot be written, or the tables are damaged.
-        CancelledError: the work was cancelled.
+    Args:
+        removed: rows whose texts are removed.
+        added: rows whose texts are added then. A row that is in both with the same slot has
+            changed; texts that stay the same are not written.
     """
-    old, new = _texts(removed), _texts(added)
-    if old.slots:
-        _replace(connection, old, new)
-    elif new.slots:
-        _add(connection, new)
+
+    def __init__(self, removed: Sequence[StoredRow], added: RowBatch) -> None:
+        self._old, self._new = _texts(RowBatch.of(removed)), _texts(added)
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write the texts, in the connection's transaction.
+
+        Raises:
+            sqlite3.Error: they cannot be written, or the tables are damaged.
+            CancelledError: the work was cancelled.
+        """
+        if self._old.slots:
+            _replace(connection, self._old, self._new)
+        elif self._new.slots:
+            _add(connection, self._new)
 
 
 def rebuild(connection: sqlite3.Connection) -> None:
@@ -178,7 +184,7 @@ def verify(connection: sqlite3.Connection, *, deep: bool = False) -> list[str]:
 
 
 class _Texts(NamedTuple):
-    """What is indexed of rows, by ascending slots; documented in ``RowTexts``."""
+    """What is indexed of rows, by slot; documented in ``RowTexts``."""
 
     slots: Sequence[int]
     metadata: Sequence[str]
@@ -186,27 +192,23 @@ class _Texts(NamedTuple):
     sources: Sequence[str]
 
 
-def _texts(rows: Iterable[StoredRow]) -> _Texts:
+def _texts(rows: RowBatch) -> _Texts:
     from lookalike.stores.words import row_texts
 
-    rows = sorted(rows, key=itemgetter(0))
-    if not rows:
-        return _Texts((), (), (), ())
-    slots, ids, uris, metadata = zip(*rows, strict=True)
-    return _Texts(slots, *row_texts(ids, uris, metadata))
+    return _Texts(rows.slots, *row_texts(rows.ids, rows.uris, rows.metadata))
 
 
 def _write_all(connection: sqlite3.Connection, rows: Iterator[StoredRow]) -> None:
     """Add the texts of all rows to empty tables."""
-    while (part := _texts(islice(rows, _WRITTEN))).slots:
-        _add(connection, part)
+    while (part := RowBatch.of(islice(rows, _WRITTEN))).slots:
+        _add(connection, _texts(part))
 
 
 def _add(connection: sqlite3.Connection, texts: _Texts) -> None:
     """Add texts; of one source in slots without gaps, SQLite divides them faster than Python."""
     slots, metadata, names, sources = texts
-    if slots[-1] - slots[0] >= len(slots) or len(set(sources)) > 1:
-        _replace(connection, _texts(()), texts)
+    if [*slots] != [*range(slots[0], slots[0] + len(slots))] or len(set(sources)) > 1:
+        _replace(connection, _Texts((), (), (), ()), texts)
         return
     for start in range(0, len(slots), _WRITTEN):
         check_cancelled()
@@ -529,14 +531,14 @@ class _MemoryTables:
         if not records:
             return
         numbers = store.row_numbers([record.id for record in records]).tolist()
-        texts = _texts(
+        rows = RowBatch.of(
             StoredRow(number, record.id, record.uri, record.metadata)
             for number, record in zip(numbers, records, strict=True)
             if number >= 0  # it was deleted meanwhile, on a server
         )
-        with self._connection:
-            if texts.slots:
-                _add(self._connection, texts)
+        if rows.slots:
+            with self._connection:
+                _add(self._connection, _texts(rows))
         if self._first is None:
             self._first = records[0].id
         self._last = records[-1].id
@@ -584,7 +586,8 @@ def _samples_missing(connection: sqlite3.Connection) -> Iterable[str]:
     (highest,) = connection.execute("SELECT max(slot) FROM rows").fetchone()
     slots = range(0 if highest is None else highest + 1)
     sample = Random(0).sample(slots, min(_SAMPLED, len(slots)))
-    for slot, *texts in zip(*_texts(stored_rows(connection, "slot", sample)), strict=True):
+    sampled = RowBatch.of(stored_rows(connection, "slot", sample))
+    for slot, *texts in zip(*_texts(sampled), strict=True):
         for table, text in zip(_TABLES, texts[:2], strict=True):
             if not _has_words(connection, table, slot, text):
                 yield f"{table} lacks words of the row in slot {slot:,}"

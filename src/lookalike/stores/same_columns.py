@@ -30,7 +30,7 @@ def by_columns(metadata: Sequence[Metadata]) -> list[SameColumns]:
     """Return rows by the columns that they have."""
     names = [*map(tuple, metadata)]
     different = dict.fromkeys(names)
-    if len(different) == 1:
+    if len(different) == 1:  # which is most often so
         return [_same_columns(names[0], range(len(metadata)), metadata)]
     places: dict[tuple[str, ...], list[int]] = {each: [] for each in different}
     for place, each in enumerate(names):

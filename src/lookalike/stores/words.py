@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 from lookalike.errors import InputError
 from lookalike.files import valid_text
 from lookalike.metadata import MAX_LEVELS
-from lookalike.stores.same_columns import by_columns
-from lookalike.types import Metadata
+from lookalike.stores.same_columns import SameColumns
 
 MAX_CHARACTERS = 2_000
 """Characters of the keywords of a search."""
@@ -56,7 +55,7 @@ class RowTexts(NamedTuple):
     sources: list[str]
 
 
-def row_texts(ids: Sequence[str], uris: Sequence[str], metadata: Sequence[Metadata]) -> RowTexts:
+def row_texts(ids: Sequence[str], uris: Sequence[str], metadata: Sequence[SameColumns]) -> RowTexts:
     """Return what is indexed of rows. Equal rows have equal texts, also after they were stored.
 
     The name is the key of the id, and the name of the file if that is another. The number of an
@@ -78,16 +77,16 @@ def row_texts(ids: Sequence[str], uris: Sequence[str], metadata: Sequence[Metada
         sources.append(source)
     source_texts = {source: _name_text(source) for source in dict.fromkeys(sources)}
     return RowTexts(
-        _metadata_texts(metadata),
+        _metadata_texts(metadata, len(ids)),
         [*map(_name_text, names)],
         [source_texts[source] for source in sources],
     )
 
 
-def _metadata_texts(metadata: Sequence[Metadata]) -> list[str]:
+def _metadata_texts(metadata: Sequence[SameColumns], count: int) -> list[str]:
     """Return all metadata of each row as one text."""
-    texts = [""] * len(metadata)
-    for group in by_columns(metadata):
+    texts = [""] * count
+    for group in metadata:
         columns = [
             column
             for _, values in sorted(zip(group.names, group.values, strict=True), key=itemgetter(0))
@@ -132,7 +131,7 @@ def _name_text(name: str) -> str:
 
 def is_mixed(name: str) -> bool:
     """Return whether a name has several words without anything between them."""
-    return _MIXED.search(name) is not None
+    return not name.isdecimal() and _MIXED.search(name) is not None
 
 
 def split_name(name: str) -> str:

@@ -194,14 +194,12 @@ class LastPiece:
         return cls(place, count, text, before, checksum)
 
 
-def append_values(
-    connection: sqlite3.Connection, stored: LastPiece, values: list[Any]
-) -> LastPiece:
-    """Append values to those of a column.
+Piece = tuple[int, int, int, str | bytes, int]
+"""A piece of the values of a column, as it is stored."""
 
-    Raises:
-        sqlite3.Error: that failed.
-    """
+
+def with_values(stored: LastPiece, values: list[Any]) -> tuple[LastPiece, Piece]:
+    """Return the last piece of a column after values were appended, and what must be stored."""
     addition = json.dumps(values, ensure_ascii=False, separators=(",", ":"))[1:-1]
     if stored.text is None:
         place = place_of(stored.place >> _SHIFT, stored.end)
@@ -213,11 +211,17 @@ def append_values(
     data: str | bytes = text
     if len(text) > _OPEN_PIECE:
         data = zlib.compress(text.encode(), 1)
-    connection.execute(
-        "INSERT OR REPLACE INTO column_values VALUES (?, ?, ?, ?, ?)",
-        (place, count, len(text), data, checksum),
-    )
-    return LastPiece(place, count, text if data is text else None, before, checksum)
+    last = LastPiece(place, count, text if data is text else None, before, checksum)
+    return last, (place, count, len(text), data, checksum)
+
+
+def write_piece(connection: sqlite3.Connection, piece: Piece) -> None:
+    """Store a piece of values.
+
+    Raises:
+        sqlite3.Error: that failed.
+    """
+    connection.execute("INSERT OR REPLACE INTO column_values VALUES (?, ?, ?, ?, ?)", piece)
 
 
 def values_checksum(text: str, before: int, *, first: int) -> int:
@@ -309,16 +313,15 @@ def read_block(connection: sqlite3.Connection, place: int) -> NDArray[np.int32]:
     return codes
 
 
-def write_block(connection: sqlite3.Connection, place: int, codes: NDArray[np.int32]) -> None:
-    """Store the codes of a block.
+PackedBlock = tuple[int, int | None, int, bytes, int]
+"""A block of codes as it is stored; without data if it has none."""
 
-    Raises:
-        sqlite3.Error: that failed.
-    """
+
+def packed_block(place: int, codes: NDArray[np.int32]) -> PackedBlock:
+    """Return the codes of a block as they are stored."""
     places = np.flatnonzero(codes >= 0)
     if not len(places):
-        connection.execute("DELETE FROM column_codes WHERE place = ?", (place,))
-        return
+        return place, None, 0, b"", 0
     dtype = np.dtype(code_type(int(codes.max()) + 1)).newbyteorder("<")
     start, end = int(places[0]), int(places[-1]) + 1
     first: int | None = start
@@ -327,11 +330,20 @@ def write_block(connection: sqlite3.Connection, place: int, codes: NDArray[np.in
         data = places.astype(_PLACES).tobytes() + codes[places].astype(dtype).tobytes()
     else:
         data = codes[start:end].astype(dtype).tobytes()
-    checksum = _codes_checksum(place, first, dtype.itemsize, data)
-    connection.execute(
-        "INSERT OR REPLACE INTO column_codes VALUES (?, ?, ?, ?, ?)",
-        (place, first, dtype.itemsize, data, checksum),
-    )
+    return place, first, dtype.itemsize, data, _codes_checksum(place, first, dtype.itemsize, data)
+
+
+def write_block(connection: sqlite3.Connection, block: PackedBlock) -> None:
+    """Store the codes of a block.
+
+    Raises:
+        sqlite3.Error: that failed.
+    """
+    place, _, _, data, _ = block
+    if data:
+        connection.execute("INSERT OR REPLACE INTO column_codes VALUES (?, ?, ?, ?, ?)", block)
+    else:
+        connection.execute("DELETE FROM column_codes WHERE place = ?", (place,))
 
 
 def _unpack(codes: Codes, place: int, block: Any) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from lookalike.cancellation import check_cancelled
-from lookalike.stores.embedded.rows import StoredRow, all_rows
+from lookalike.stores.embedded.rows import RowBatch, StoredRow, all_rows
 
 if TYPE_CHECKING:
-    from lookalike.stores.embedded.column_writer import ColumnWriter
+    from lookalike.stores.embedded.column_writer import ColumnUpdate, ColumnWriter
 
 SCHEMA = (
     "CREATE TABLE columns (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
@@ -33,19 +33,19 @@ BLOCK = 1 << 14
 
 
 def update(
-    connection: sqlite3.Connection, removed: Sequence[StoredRow], added: Sequence[StoredRow]
-) -> None:
-    """Update the columns: first for rows that are removed, then for those added.
+    connection: sqlite3.Connection, removed: Sequence[StoredRow], added: RowBatch
+) -> ColumnUpdate:
+    """Begin to update the columns: first for rows that are removed, then for those added.
 
     Raises:
         sqlite3.Error: that failed.
     """
-    from lookalike.stores.embedded.column_writer import ColumnWriter
+    from lookalike.stores.embedded.column_writer import ColumnUpdate, ColumnWriter
 
     writer = _writers.get(connection)
     if writer is None:
         writer = _writers[connection] = ColumnWriter()
-    writer.update(connection, removed, added)
+    return ColumnUpdate(writer, connection, removed, added)
 
 
 _writers: WeakKeyDictionary[sqlite3.Connection, ColumnWriter] = WeakKeyDictionary()
@@ -63,9 +63,9 @@ def rebuild(connection: sqlite3.Connection) -> None:
     for table in ("columns", "column_values", "column_codes"):
         connection.execute(f"DELETE FROM {table}")
     writer = ColumnWriter()
-    writer.update(connection, (), ())
+    writer.update(connection, (), RowBatch.of(()))
     for _, rows in rows_by_block(connection):
-        writer.update(connection, (), [*rows])
+        writer.update(connection, (), RowBatch.of(rows))
 
 
 def rows_by_block(

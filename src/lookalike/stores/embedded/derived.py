@@ -1,69 +1,54 @@
-"""What is derived from rows inside the database, in the transaction that writes them.
-
-A part is a module with its ``SCHEMA``, ``update`` and ``rebuild``; :data:`PARTS` lists all.
-"""
+"""What is derived from rows inside the database, in the transaction that writes them."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Protocol
+from functools import partial
 
 from lookalike.stores import full_text
 from lookalike.stores.embedded import columns
+from lookalike.stores.embedded.beside import beside
 from lookalike.stores.embedded.failures import odd_values
-from lookalike.stores.embedded.rows import StoredRow
+from lookalike.stores.embedded.rows import RowBatch, StoredRow
 
+SCHEMA = (*columns.SCHEMA, *full_text.SCHEMA)
+"""The statements that create its tables, exactly as SQLite records them."""
 
-class Part(Protocol):
-    """A module that keeps tables up to date."""
-
-    @property
-    def SCHEMA(self) -> tuple[str, ...]:  # noqa: N802 - a constant of a module
-        """The statements that create its tables, exactly as SQLite records them."""
-        ...
-
-    def update(
-        self,
-        connection: sqlite3.Connection,
-        removed: Sequence[StoredRow],
-        added: Sequence[StoredRow],
-    ) -> None:
-        """Update the tables: first for rows that are removed, then for those added.
-
-        A row whose metadata or URI change is in both, with the same slot.
-        """
-        ...
-
-    def rebuild(self, connection: sqlite3.Connection) -> None:
-        """Empty the tables, and fill them from the table ``rows``."""
-        ...
-
-
-PARTS: tuple[Part, ...] = (columns, full_text)
-
-SCHEMA = tuple(statement for part in PARTS for statement in part.SCHEMA)
+_MANY = 1_000
+"""Rows from which a thread is worth its start."""
 
 
 def update_derived(
-    connection: sqlite3.Connection, removed: Sequence[StoredRow], added: Sequence[StoredRow]
+    connection: sqlite3.Connection, removed: Sequence[StoredRow], added: RowBatch
 ) -> None:
-    """Update all parts for rows that are removed, then for those added.
+    """Update everything for rows that are removed, then for those added.
+
+    A row whose metadata or URI change is in both, with the same slot.
 
     Raises:
         sqlite3.Error: that failed.
     """
     with odd_values():
-        for part in PARTS:
-            part.update(connection, removed, added)
+        texts = full_text.TextUpdate(removed, added)
+        values = columns.update(connection, removed, added)
+        write_texts = partial(texts.write, connection)
+        if len(added.slots) < _MANY:
+            write_texts()
+            values.encode()
+        else:
+            with beside(write_texts) as written:
+                values.encode()  # meanwhile, which needs no connection
+                written()
+        values.finish(connection)
 
 
 def rebuild_derived(connection: sqlite3.Connection) -> None:
-    """Fill all parts anew.
+    """Fill all tables anew.
 
     Raises:
         sqlite3.Error: that failed.
     """
     with odd_values():
-        for part in PARTS:
-            part.rebuild(connection)
+        columns.rebuild(connection)
+        full_text.rebuild(connection)

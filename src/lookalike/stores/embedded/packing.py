@@ -8,8 +8,8 @@ values. The content hash is the 32 bytes of a SHA-256, where it is one.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from itertools import repeat
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count, repeat
 from json import JSONEncoder
 from json.encoder import encode_basestring
 from operator import add
@@ -18,7 +18,7 @@ from zlib import crc32
 
 from lookalike.errors import InputError
 from lookalike.stores.base import Rows
-from lookalike.stores.same_columns import by_columns
+from lookalike.stores.same_columns import SameColumns, by_columns
 from lookalike.types import Embeddings
 
 SCHEMA = (
@@ -61,6 +61,7 @@ class CheckedRows(NamedTuple):
         metadata: as JSON.
         names: of the columns of the metadata, packed; empty if they cannot be packed.
         values: of the metadata, packed.
+        columns: the metadata as they are, by columns.
     """
 
     ids: Sequence[str]
@@ -71,6 +72,7 @@ class CheckedRows(NamedTuple):
     metadata: Sequence[str]
     names: Sequence[str]
     values: Sequence[str]
+    columns: Sequence[SameColumns]
 
 
 _UNSTORABLE = (UnicodeEncodeError, TypeError, ValueError, RecursionError)
@@ -104,7 +106,8 @@ def _first_unstorable(rows: Rows, embeddings: Embeddings) -> tuple[str, Exceptio
 
 def _checked(rows: Rows, embeddings: Embeddings) -> CheckedRows:
     texts, names, values = ([""] * len(rows) for _ in range(3))
-    for group in by_columns(rows.metadata):
+    groups = by_columns(rows.metadata)
+    for group in groups:
         keys = [f"{encode_basestring(name)}:" for name in group.names]
         packed_names = _SEPARATOR.join(keys)
         form = "{" + ",".join(f"{key.replace('%', '%%')}%s" for key in keys) + "}"
@@ -114,16 +117,12 @@ def _checked(rows: Rows, embeddings: Embeddings) -> CheckedRows:
             texts[place] = form % part
             values[place] = _SEPARATOR.join(part)
             names[place] = packed_names
-    size = embeddings.strides[0]
-    data = embeddings.data.cast("B")
     fields = zip(rows.ids, rows.uris, rows.hashes, rows.signatures, texts, strict=True)
-    checksums = [
-        row_checksum(each, data[start : start + size])
-        for each, start in zip(fields, range(0, len(rows) * size, size), strict=True)
-    ]
+    checksums = row_checksums(fields, embeddings.data.cast("B"), embeddings.strides[0])
     hashes = _pack_hashes(rows.hashes)
     return CheckedRows(
-        rows.ids, rows.uris, hashes, rows.signatures, checksums, texts, names, values
+        *(rows.ids, rows.uris, hashes, rows.signatures, checksums),
+        *(texts, names, values, groups),
     )
 
 
@@ -319,5 +318,19 @@ def row_checksum(fields: Sequence[str], embedding: bytes | memoryview) -> int:
     Raises:
         UnicodeEncodeError: a text has lone surrogates.
     """
-    value = crc32(embedding, crc32("\0".join(fields).encode()))
-    return value - (value >> 31 << 32)  # signed, which takes fewer bytes in the database
+    [checksum] = row_checksums([fields], memoryview(embedding), len(embedding))
+    return checksum
+
+
+def row_checksums(fields: Iterable[Sequence[str]], embeddings: memoryview, size: int) -> list[int]:
+    """Return the checksums of rows, whose embeddings have ``size`` bytes each.
+
+    Raises:
+        UnicodeEncodeError: a text has lone surrogates.
+    """
+    values = [
+        crc32(embeddings[start : start + size], crc32(text.encode()))
+        for text, start in zip(map("\0".join, fields), count(0, size))
+    ]
+    # Signed, which takes fewer bytes in the database.
+    return [value - (value >> 31 << 32) for value in values]

@@ -6,7 +6,7 @@ Whatever is derived from them reads them by :func:`stored_rows` and :func:`all_r
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from lookalike.cancellation import check_cancelled
 from lookalike.metadata import parse_metadata
 from lookalike.stores.embedded import packing
 from lookalike.stores.embedded.packing import URI, Names, PackedRow, metadata_names, unpack_metadata
+from lookalike.stores.same_columns import SameColumns, by_columns
 from lookalike.types import Metadata
 
 SCHEMA = (
@@ -68,6 +69,28 @@ class StoredRow(NamedTuple):
     id: str
     uri: str
     metadata: Metadata
+
+
+class RowBatch(NamedTuple):
+    """The same of many rows.
+
+    Args:
+        slots: of the rows.
+        ids: likewise.
+        uris: likewise.
+        metadata: of all of them, by columns.
+    """
+
+    slots: Sequence[int]
+    ids: Sequence[str]
+    uris: Sequence[str]
+    metadata: Sequence[SameColumns]
+
+    @classmethod
+    def of(cls, rows: Iterable[StoredRow]) -> RowBatch:
+        """Return a batch of rows."""
+        slots, ids, uris, metadata = [*zip(*rows, strict=True)] or [()] * 4
+        return cls(slots, ids, uris, by_columns(metadata))
 
 
 def stored_rows(

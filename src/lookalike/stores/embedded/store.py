@@ -8,8 +8,6 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from lookalike.files import AnchoredPath
 from lookalike.progress import current_progress
 from lookalike.stores.base import Rows, check_rows, new_revision, replaced_error, revision_number
 from lookalike.stores.embedded import packing
+from lookalike.stores.embedded.beside import beside
 from lookalike.stores.embedded.connections import ConnectionPool, wait_for_turn
 from lookalike.stores.embedded.database import (
     FILE,
@@ -42,6 +41,7 @@ from lookalike.stores.embedded.reader import CommitCache, Reader
 from lookalike.stores.embedded.rows import (
     DELETE,
     UPDATE,
+    RowBatch,
     StoredRow,
     insert_rows,
     stored_rows,
@@ -191,16 +191,17 @@ class EmbeddedStore(SnapshotStore):
             kept, new = np.flatnonzero(slots >= 0), np.flatnonzero(slots < 0)
             slots[new] = facts.slots + np.arange(len(new))
             appended_vectors = embeddings if len(new) == len(rows) else embeddings[new]
-            append = partial(files.append, facts.slots, appended_vectors)
-            with _appending(append if len(new) else list) as appended:
+            append: Callable[[], list[BlockRecord]] = list
+            if len(new):
+                append = partial(files.append, facts.slots, appended_vectors)
+            with beside(append) as appended:  # while SQLite writes
                 places = slots.tolist()
                 stored = packed_rows(connection, places, checked)
                 if len(kept):
                     connection.executemany(UPDATE, [stored[place] for place in kept.tolist()])
                     stored = [stored[place] for place in new.tolist()]
                 insert_rows(connection, stored)
-                columns = (places, rows.ids, rows.uris, rows.metadata)
-                added = [*map(StoredRow._make, zip(*columns, strict=True))]
+                added = RowBatch(places, rows.ids, rows.uris, checked.columns)
                 facts = replace(
                     facts, slots=facts.slots + len(new), rows=facts.rows + len(rows) - len(removed)
                 )
@@ -217,7 +218,7 @@ class EmbeddedStore(SnapshotStore):
                 connection.executemany(DELETE, ((slot,) for slot in slots))
                 mark_dead(connection, np.array(slots, np.int64))
                 facts = replace(facts, rows=facts.rows - len(removed))
-                update_derived(connection, removed, [])
+                update_derived(connection, removed, RowBatch.of(()))
                 facts.write(connection)
         return len(removed)
 
@@ -347,18 +348,6 @@ class EmbeddedStore(SnapshotStore):
                 if connection.in_transaction or isinstance(error, sqlite3.Error | OSError):
                     self._pool.discard_writer()
                 raise
-
-
-@contextlib.contextmanager
-def _appending(
-    append: Callable[[], list[BlockRecord]],
-) -> Iterator[Callable[[], list[BlockRecord]]]:
-    """Append vectors beside the block, while SQLite writes; yield what waits for the result.
-
-    When the block ends, also by an error, nothing is being appended any more.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="lookalike-append") as pool:
-        yield pool.submit(copy_context().run, append).result
 
 
 def _existing(
