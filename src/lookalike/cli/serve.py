@@ -38,7 +38,8 @@ def command(
         int, typer.Option(min=0, max=65535, metavar="PORT", help="Port (0 picks a free one).")
     ] = 8000,
     keys: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Key file; see lookalike key add.")
+        Path | None,
+        typer.Option(metavar="FILE", readable=False, help="Key file; see lookalike key add."),
     ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Allow unauthenticated writes from localhost.")
@@ -165,17 +166,23 @@ def command(
 
 @contextlib.contextmanager
 def _advising(*galleries: str) -> Iterator[None]:
-    """Add the command that checks a gallery to an error that names none."""
+    """Add what leads on to an error that says nothing of it: a permission, or a command."""
     from lookalike.stores.registry import is_address
 
     try:
         yield
-    except ArtifactError as error:
-        path = next((each for each in galleries if each in str(error)), galleries[0])
-        if "lookalike " in str(error) or is_address(path):
+    except (ArtifactError, PermissionError) as error:
+        text = str(error)
+        if isinstance(error, PermissionError):
+            text = f"{error.filename}: cannot be read ({error.strerror})"
+        path = next((each for each in galleries if each in text), galleries[0])
+        if "lookalike " in text or is_address(path):
             raise
-        advice = f"lookalike doctor {shlex.quote(path)} --deep"
-        raise ArtifactError(f"{error}; to see what can be done: {advice}") from error
+        if isinstance(error, PermissionError) or isinstance(error.__cause__, PermissionError):
+            advice = f"let the service's group read it: chmod -R g+rX {shlex.quote(path)}"
+        else:
+            advice = f"to see what can be done: lookalike doctor {shlex.quote(path)} --deep"
+        raise ArtifactError(f"{text}; {advice}") from error
 
 
 @contextlib.contextmanager

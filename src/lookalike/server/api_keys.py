@@ -77,10 +77,16 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 def _read(path: Path) -> tuple[Key, ...]:
     hint = "restore it, or create another one with: lookalike key add FILE NAME"
+    if path.is_file() and not os.access(path, os.R_OK):
+        raise InputError(
+            f"{path}: cannot be read (Permission denied); let the service's group read it: "
+            f"chmod g+r {path}"
+        )
     try:
         document = read_json(path, hint=hint, error=InputError, limit=_MAX_FILE_BYTES)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        advice = "" if path.exists() else f"; create it with: lookalike key add {path} NAME"
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}){advice}") from error
     keys = []
     for entry in Fields.of(document, str(path), hint=hint, error=InputError).objects("keys"):
         name, write, digest = entry.text("name"), entry.flag("write"), entry.text("sha256")

@@ -68,15 +68,28 @@ def listen(host: str, port: int) -> socket.socket:
             raise SettingError(
                 "{port} is already in use; port 0 picks a free one", port=port
             ) from error
-        reason = error.strerror or error
+        if error.errno == errno.EACCES:
+            raise SettingError(
+                "{port} needs the rights of root; use a port of 1024 or more, behind a reverse "
+                "proxy for another one",
+                port=port,
+            ) from error
         raise SettingError(
-            f"{{host}}, {{port}}: cannot listen there ({reason})", host=host, port=port
+            "{host} is no address of this machine; 127.0.0.1 is this machine only, 0.0.0.0 all of "
+            f"its addresses ({_reason(error)})",
+            host=host,
         ) from error
     # Accepted connections inherit it; asyncio sets it only on sockets made with IPPROTO_TCP.
     # Without it a body waits 40 ms for the client's delayed acknowledgment of the headers.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     return listening
+
+
+def _reason(error: OSError) -> str:
+    """Return why an address cannot be used; that of a name is no number of the system."""
+    named = isinstance(error, socket.gaierror) or error.errno is None
+    return str(error.strerror or error) if named else os.strerror(error.errno)
 
 
 class _Server(uvicorn.Server):
