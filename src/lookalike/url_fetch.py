@@ -19,7 +19,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
@@ -149,6 +149,47 @@ def fetch(url: str, options: FetchOptions) -> bytes:
     raise FetchError(f"{url}: redirected more than {options.max_redirects} times")
 
 
+def post(url: str, body: bytes, headers: Mapping[str, str], options: FetchOptions) -> int:
+    """Send a body to a URL; return the status of the response. Redirects are not followed.
+
+    Args:
+        url: of an http or https server.
+        body: to send.
+        headers: of the request.
+        options: limits; the body of the response is not read.
+
+    Raises:
+        InputError: not an http or https URL, or its host is not on the public internet.
+        FetchError: no response within the limits.
+        CancelledError: the work was cancelled, or its own time is over.
+    """
+    scheme, host, port, target = _split(url)
+    deadline = _Deadline(options.timeout)
+    connection = _Connection(host, port, scheme, options, deadline)
+    try:
+        connection.request("POST", target, body, {"User-Agent": "lookalike", **headers})
+        with connection.getresponse() as response:
+            deadline.check()
+            return response.status
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        check_cancelled()
+        if deadline.expired:
+            raise FetchError(f"{url}: took longer than {options.timeout:g} s") from None
+        raise FetchError(f"{url}: {_reason(error)}") from error
+    finally:
+        connection.close()
+        deadline.end()
+
+
+def check_url(url: str, *, what: str = "an image URL") -> None:
+    """Check that a URL can be fetched from or sent to, as far as its text tells.
+
+    Raises:
+        InputError: not an http or https URL, or it contains invalid characters or credentials.
+    """
+    _split(url, what)
+
+
 def _get(url: str, options: FetchOptions, deadline: _Deadline) -> bytes | str:
     """Return the body of one response, or its redirect target."""
     scheme, host, port, target = _split(url)
@@ -165,7 +206,7 @@ def _get(url: str, options: FetchOptions, deadline: _Deadline) -> bytes | str:
         connection.close()
 
 
-def _split(url: str) -> tuple[str, str, int, str]:
+def _split(url: str, what: str = "an image URL") -> tuple[str, str, int, str]:
     """Return scheme, host, port and target of a URL.
 
     Raises:
@@ -177,7 +218,7 @@ def _split(url: str) -> tuple[str, str, int, str]:
     except ValueError as error:
         raise InputError(f"{url}: not a URL ({error})") from None
     if parts.scheme not in _PORTS or not parts.hostname:
-        raise InputError(f"{url}: not an image URL; it must start with http:// or https://")
+        raise InputError(f"{url}: not {what}; it must start with http:// or https://")
     if parts.username is not None or parts.password is not None:
         raise InputError(f"{url}: a URL with a user name or password is not accepted")
     if not url.isascii() or any(c <= " " for c in url) or "\x7f" in url:

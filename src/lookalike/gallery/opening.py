@@ -135,8 +135,7 @@ class StoredGallery:
 
     def _open(self) -> None:
         """Open the gallery that is in its place."""
-        location = self._address if self._place is None else self._place.path
-        opened = OpenedGallery(location, self._passed_encoder)
+        opened = OpenedGallery(self.location, self._passed_encoder)
         self._apply(opened)
         self._opened = opened
 
@@ -189,6 +188,11 @@ class StoredGallery:
     def path(self) -> Path:
         """Its folder: as it was given, or absolute once the working directory has changed."""
         return self._opened.storage.path
+
+    @property
+    def location(self) -> str | Path:
+        """The folder or address that opens the gallery, also in another process."""
+        return self._address if self._place is None else self._place.path
 
     @property
     def encoder(self) -> Encoder:

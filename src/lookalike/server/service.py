@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,9 @@ from lookalike.server.admission import Quota, current_client
 from lookalike.server.decoder_pool import DecoderPool, decoding_batch
 from lookalike.server.encoding import QueryEncoder
 from lookalike.server.handles import IDLE_S, GalleryHandle, OpenGallery
+from lookalike.server.idle_memory import release_free_memory
+from lookalike.server.job_schemas import described
+from lookalike.server.jobs import Jobs
 from lookalike.server.limits import Limits
 from lookalike.server.metrics import Metrics, Stages
 from lookalike.server.problems import ProblemError, problem_of
@@ -50,6 +54,9 @@ _ATTEMPTS = 2
 
 _BATCH_CONCURRENCY = 4
 """Queries of one batch that run at a time."""
+
+_FIRST_RELEASE_S, _RELEASE_S = 5.0, 60.0
+"""Seconds until free memory is returned to the system, after the start and again."""
 
 _CLOSE_SECONDS = 1.0
 """Time for work in threads to end when the service stops."""
@@ -123,6 +130,7 @@ class Service:
         self.readiness = Readiness(self, self.workers, metrics)
         self._encoder = QueryEncoder(settings, self.workers, self.decoders, self.item_images)
         self._writer = Writer(self.decoders, self.workers)
+        self.jobs = Jobs(lambda job, handle: described(job, handle).model_dump_json().encode())
         metrics.restarts.set_function(lambda: self.decoders.restarts)
         metrics.requests_in_progress.set_function(lambda: self.quotas.searches.used)
         metrics.buffered_bytes.set_function(lambda: self.quotas.bodies.used)
@@ -137,20 +145,29 @@ class Service:
         return self
 
     async def _release_idle(self) -> None:
-        """Drop snapshots of galleries that nobody searches, for as long as the service runs."""
+        """Drop snapshots of galleries that nobody searches, for as long as the service runs.
+
+        Free memory is returned to the system from time to time, unless there are requests.
+        """
+        release_at = time.monotonic() + _FIRST_RELEASE_S
         while True:
             await asyncio.sleep(IDLE_S / 2)
             for handle in self:
                 handle.release_idle()
+            if time.monotonic() >= release_at and not self.quotas.requests.used:
+                await asyncio.to_thread(release_free_memory)
+                release_at = time.monotonic() + _RELEASE_S
 
     async def __aexit__(self, *_: object) -> None:
         self.running.stop()
+        closing = asyncio.create_task(asyncio.to_thread(self.jobs.close))
         self._releasing.cancel()
         await self.decoders.__aexit__()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._writer.finish()
         await self.workers.close(_CLOSE_SECONDS)
+        await closing
         for handle in self:
             handle.close()
 
