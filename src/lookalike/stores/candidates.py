@@ -29,10 +29,10 @@ class ScoredRows(NamedTuple):
 
     Args:
         start: number of the first row.
-        scores: ``(blocks, q, rows)`` float32; -inf where a row is excluded.
-        maxima: ``(blocks, q, groups)`` float32, the largest scores of groups of rows. If there are
+        scores: ``(q, blocks, rows)`` float32; -inf where a row is excluded.
+        maxima: ``(q, blocks, groups)`` float32, the largest scores of groups of rows. If there are
             n, each has every n-th row of the block.
-        errors: ``(blocks, q)`` float32, bounds of the errors of scores.
+        errors: ``(q, blocks)`` float32, bounds of the errors of scores.
         rows: numbers of the rows if they are not consecutive, of one block.
     """
 
@@ -93,22 +93,28 @@ class Selection:
         Raises:
             CrowdedError: more rows are candidates than can be kept, for more than one query.
         """
-        self._raise_floors(part)
-        queries, rows, groups = len(self._floors), part.scores.shape[2], part.maxima.shape[2]
-        least = np.maximum(self._floors - part.errors, _LOWEST)
+        queries, blocks, groups = part.maxima.shape
+        rows = part.scores.shape[2]
+        maxima, errors = part.maxima.reshape(-1), part.errors.reshape(-1)
+        least = self._least(part)
         passing = (part.maxima >= least[:, :, None]).reshape(-1).nonzero()[0]
-        if not len(passing):
+        series, group = np.divmod(passing, groups)  # a series has the scores of a query and a block
+        maxima = maxima[passing]
+        if self._raise_floors(series // blocks, maxima - errors[series]):
+            least = self._least(part)
+            again = (maxima >= least.reshape(-1)[series]).nonzero()[0]
+            series, group = series[again], group[again]
+        if not len(series):
             return
-        series, group = np.divmod(passing, groups)  # a series has the scores of a block and a query
         members = (series * rows + group)[:, None] + np.arange(0, rows, groups)
         scores = part.scores.reshape(-1).take(members)
         kept = (scores >= least.reshape(-1)[series, None]).reshape(-1).nonzero()[0]
         if not len(kept):
             return
         series, place = np.divmod(members.reshape(-1)[kept], rows)
-        block, query = np.divmod(series, queries)
-        errors = part.errors.reshape(-1)[series]
-        candidates = Candidates(part.numbers(block, place), scores.reshape(-1)[kept], errors)
+        query, block = np.divmod(series, blocks)
+        numbers = part.numbers(block, place)
+        candidates = Candidates(numbers, scores.reshape(-1)[kept], errors[series])
         self._chosen.append((query, candidates))
         self._count += len(kept)
         if queries > 1 and self._count > _MAX_PER_QUERY * queries:
@@ -116,17 +122,32 @@ class Selection:
             if 2 * self._count > _MAX_PER_QUERY * queries:
                 raise CrowdedError
 
-    def _raise_floors(self, part: ScoredRows) -> None:
-        """Take scores into account: the k-th largest maximum is at most the k-th largest score."""
-        least = part.maxima - part.errors[:, :, None]
-        higher = (np.maximum.reduce(least, axis=(0, 2)) > self._floors).nonzero()[0]
+    def _least(self, part: ScoredRows) -> NDArray[np.float32]:
+        """Return the scores ``(q, blocks)`` from which a row may be among the nearest."""
+        return np.asarray(np.maximum(self._floors[:, None] - part.errors, _LOWEST))
+
+    def _raise_floors(self, query: NDArray[np.int64], least: NDArray[np.float32]) -> bool:
+        """Take scores of some queries, in ascending order, into account; return whether some did.
+
+        They are of groups: the k-th largest of these is at most the k-th largest of all rows.
+        """
+        higher = (least > self._floors[query]).nonzero()[0]
         if not len(higher):
-            return
-        new = least.swapaxes(0, 1)[higher].reshape(len(higher), -1)
-        best = np.concatenate([self._best[higher], new], axis=1)
+            return False
+        query, least = query[higher], least[higher]
+        counts = np.bincount(query, minlength=len(self._floors))
+        raised = counts.nonzero()[0]
+        if len(raised) == 1:
+            best = np.concatenate([self._best[raised], least[None]], axis=1)
+        else:
+            best = np.full((len(raised), self._k + counts.max()), -np.inf, np.float32)
+            best[:, : self._k] = self._best[raised]
+            ranks = np.arange(len(query)) - (np.cumsum(counts) - counts)[query]
+            best[(np.cumsum(counts > 0) - 1)[query], self._k + ranks] = least
         best.partition(best.shape[1] - self._k, axis=1)
         best = best[:, -self._k :]
-        self._best[higher], self._floors[higher] = best, best[:, 0]
+        self._best[raised], self._floors[raised] = best, best[:, 0]
+        return True
 
     def _join(self) -> tuple[NDArray[np.int64], Candidates]:
         """Join what was chosen so far, without rows that were excluded later."""
@@ -173,7 +194,7 @@ def group_count(rows: int, blocks: int, queries: int, k: int) -> int:
 
 
 def group_maxima(scores: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
-    """Return the maxima ``(blocks, q, groups)`` of scores ``(blocks, q, rows)``."""
+    """Return the maxima ``(q, blocks, groups)`` of scores ``(q, blocks, rows)``."""
     while scores.shape[2] > groups:  # halves are whole vectors
         half = scores.shape[2] // 2
         scores = np.maximum(scores[:, :, :half], scores[:, :, half:])

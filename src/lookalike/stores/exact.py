@@ -232,6 +232,22 @@ class ExactIndex:
         self._scan.end_first_read()
         return [each for each in results if each is not None]
 
+    def compare(
+        self, query: NDArray[np.float32], k: int, metric: Metric, rows: NDArray[np.int64]
+    ) -> Nearest:
+        """Return the ``k`` nearest of few rows, and all others as near as the k-th.
+
+        The distances of all of them are computed; they and their order are those of a search.
+
+        Args:
+            query: ``(dim,)``.
+            k: rows wanted, at least 1.
+            metric: of the distances.
+            rows: numbers of rows that are not dead, in ascending order; at least one.
+        """
+        scope = _Scope(len(self), len(rows), None, rows)
+        return _Search(self._scan, scope, metric, min(k, len(rows)), None).direct(query, rows)
+
     def _scope(self, subset: NDArray[np.int64] | None) -> _Scope:
         size = len(self)
         if subset is None or len(subset) == size:
@@ -472,20 +488,21 @@ class _Scan:
             part = slice(start, min(start + step, last))
             count = part.stop - start
             joins = part.stop == len(self.codes) and 0 < rest.stop - rest.start <= size
-            scores = np.empty((count + joins, 1, size), np.float32)
-            self.codes.query_scores(rounded, part, metric, self.threads, scores[:count, 0])
-            errors = self.codes.errors(rounded, part, metric)
+            scores = np.empty((1, count + joins, size), np.float32)
+            errors = np.empty((1, count + joins), np.float32)
+            if joins:  # first, so that the scores of the codes stay in the cache
+                plain = scores[:, -1, : rest.stop - rest.start]
+                errors[:, -1] = self._plain(query, metric, scope, rest, plain)
+                scores[:, -1, plain.shape[1] :] = -np.inf
+                rest = slice(rest.stop, rest.stop)
+            self.codes.query_scores(rounded, part, metric, self.threads, scores[0, :count])
+            errors[:, :count] = self.codes.errors(rounded, part, metric).T
             if scope.excluded is not None:
-                np.copyto(scores[:count, 0], np.float32(-np.inf), where=excluded[part])
+                np.copyto(scores[0, :count], np.float32(-np.inf), where=excluded[part])
             if len(extreme):  # all of their rows are excluded
-                errors[extreme[(extreme >= start) & (extreme < part.stop)] - start] = 0
-            if joins:
-                plain = scores[-1, :, : rest.stop - rest.start]
-                more = self._plain(query, metric, scope, rest, plain)
-                scores[-1, :, plain.shape[1] :] = -np.inf
-                errors, rest = np.concatenate([errors, more[None]]), slice(rest.stop, rest.stop)
-            maxima = group_maxima(scores, query.groups(size, len(scores)))
-            self._check(maxima[count:])
+                errors[:, extreme[(extreme >= start) & (extreme < part.stop)] - start] = 0
+            maxima = group_maxima(scores, query.groups(size, count + joins))
+            self._check(maxima[:, count:])
             yield ScoredRows(start * size, scores, maxima, errors)
             if not self._was_read:
                 release_pages(self.codes.codes[part])
@@ -497,7 +514,7 @@ class _Scan:
         assert self.codes is not None
         size, extreme = self.codes.rows, set(self.extreme_blocks().tolist())
         rounded, groups = QuantizedQueries.of(queries.targets), queries.groups(self.codes.rows)
-        errors = self.codes.errors(rounded, slice(None), metric)
+        errors = self.codes.errors(rounded, slice(None), metric).T
         for block in range(len(self.codes)):
             check_cancelled()
             excluded = None
@@ -507,7 +524,8 @@ class _Scan:
                 continue
             scores, maxima = self.codes.batch_scores(rounded, block, metric, excluded, groups)
             part = slice(block, block + 1)
-            yield ScoredRows(block * size, scores[None], maxima[None], errors[part])
+            start, errors_of = block * size, errors[:, part]
+            yield ScoredRows(start, scores[:, None], maxima[:, None], errors_of)
         yield from self._plain_scores(queries, metric, scope, self.coded)
 
     def _plain_scores(
@@ -517,8 +535,8 @@ class _Scan:
         for start in range(first, len(self.vectors), self._step()):
             check_cancelled()
             part = slice(start, min(start + self._step(), len(self.vectors)))
-            scores = np.empty((1, len(queries.vectors), part.stop - start), np.float32)
-            errors = self._plain(queries, metric, scope, part, scores[0])
+            scores = np.empty((len(queries.vectors), 1, part.stop - start), np.float32)
+            errors = self._plain(queries, metric, scope, part, scores[:, 0])
             yield self._scored(queries, start, scores, errors)
 
     def _plain(
@@ -553,8 +571,8 @@ class _Scan:
         else:
             lengths = self._lengths(rows)
             vectors = self.vectors.take(rows, axis=0)
-        scores = np.empty((1, len(queries.vectors), len(vectors)), np.float32)
-        errors = _score(queries, metric, vectors, lengths, excluded, scores[0])
+        scores = np.empty((len(queries.vectors), 1, len(vectors)), np.float32)
+        errors = _score(queries, metric, vectors, lengths, excluded, scores[:, 0])
         scored = self._scored(queries, first, scores, errors)
         return scored if excluded is not None else scored._replace(rows=rows)
 
@@ -568,7 +586,7 @@ class _Scan:
         """Return scores in 32 bits with their maxima."""
         maxima = group_maxima(scores, queries.groups(scores.shape[2]))
         self._check(maxima)
-        return ScoredRows(start, scores, maxima, errors[None])
+        return ScoredRows(start, scores, maxima, errors[:, None])
 
     def _check(self, maxima: NDArray[np.float32]) -> None:
         """Raise the error for damaged rows unless scores of rows in range are numbers."""
