@@ -134,6 +134,26 @@ def test_idle_decoder_is_replaced_when_killed(bad: None) -> None:
     with_decoders(1, work)
 
 
+def test_decoders_without_work_are_ended_but_one_and_start_again(bad: None) -> None:
+    async def work(decoders: DecoderPool) -> None:
+        for _ in range(2):
+            while len(children(named=BAD)) > 1:
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)
+            assert len(children(named=BAD)) == 1
+            calls = [decoders.image(png(i), "x") for i in range(60)]
+            for number, image in enumerate(await asyncio.gather(*calls)):
+                assert (image == number).all()
+            slow = [asyncio.create_task(decoders.image(png() + HANG, "slow")) for _ in range(2)]
+            assert (await decoders.image(png(7), "a good one")).max() == 7  # in the third
+            assert len(children(named=BAD)) >= 3
+            for result in await asyncio.gather(*slow, return_exceptions=True):
+                assert isinstance(result, ImageError)
+        assert decoders.restarts == 4
+
+    with_decoders(3, work, idle_seconds=0.2)
+
+
 def test_response_of_a_cancelled_request_is_discarded(bad: None) -> None:
     async def work(decoders: DecoderPool) -> None:
         call = asyncio.create_task(decoders.image(png() + HANG, "slow"))

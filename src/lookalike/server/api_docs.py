@@ -251,7 +251,10 @@ def _type(schema: Mapping[str, Any]) -> list[Piece]:
     if kind == "array":
         if "prefixItems" in schema:
             return [Piece("list of "), *_joined(map(_type, schema["prefixItems"]), ", ")]
-        return [Piece("list of "), *_type(schema.get("items", {}))]
+        items = schema.get("items", {})
+        if items.get("type") in _PLURALS and "enum" not in items:
+            return [Piece(f"list of {items['type']}s")]
+        return [Piece("list of "), *_type(items)]
     values = schema.get("additionalProperties")
     if kind == "object" and isinstance(values, Mapping):
         return [Piece("object of "), *_type(values)]
@@ -266,6 +269,7 @@ def _joined(texts: Iterable[Text], separator: str) -> list[Piece]:
     return pieces
 
 
+_PLURALS = ("string", "number", "integer", "boolean", "object")
 _RANGES = (
     ("minimum", "maximum", ""),
     ("exclusiveMinimum", "exclusiveMaximum", " (exclusive)"),

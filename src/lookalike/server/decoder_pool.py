@@ -77,6 +77,9 @@ _REMEMBERED = 1_000
 """A client is slow after an image that took so long, for some images. Slow clients together leave
 a decoder to others."""
 
+_IDLE_SECONDS = 60.0
+"""After so long without work all decoders but one are ended: each takes some 37 MB."""
+
 _MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp")
 
 UPLOAD_MEGAPIXELS = 50
@@ -164,10 +167,12 @@ class DecoderPool:
         queue_seconds: time to wait for a process.
         image_bytes: decoded images that are in memory at a time, half of them of one client;
             further ones wait, but not those of clients that have none.
+        idle_seconds: without work, after which all processes but one are ended; they start again
+            when images wait.
         module: that is run.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options with names
         self,
         count: int,
         *,
@@ -175,6 +180,7 @@ class DecoderPool:
         memory: int,
         queue_seconds: float = 20.0,
         image_bytes: int = 128 << 20,
+        idle_seconds: float = _IDLE_SECONDS,
         module: str = "lookalike.server.decoder_process",
     ) -> None:
         self.seconds = seconds
@@ -185,6 +191,9 @@ class DecoderPool:
         command = (sys.executable, "-m", module, str(memory))
         self._workers = [_Worker(command) for _ in range(count)]
         self._idle: list[_Worker] = []
+        self._ended: list[_Worker] = []
+        self._starting = 0
+        self._idle_seconds = idle_seconds
         self._queue: FairQueue[_Job] = FairQueue()
         self._running: Counter[str] = Counter()
         self._paces: OrderedDict[str, float] = OrderedDict()
@@ -194,6 +203,9 @@ class DecoderPool:
     async def __aenter__(self) -> Self:
         await asyncio.gather(*(worker.start() for worker in self._workers))
         self._idle += self._workers
+        for worker in self._workers:
+            worker.idle_since = time.monotonic()
+        self._in_background(self._end_idle())
         return self
 
     def kill(self) -> None:
@@ -208,6 +220,38 @@ class DecoderPool:
             task.cancel()
         for worker in self._workers:
             worker.kill(wait=True)
+
+    async def _end_idle(self) -> None:
+        """End processes that have nothing to do, for as long as the service runs."""
+        while True:
+            await asyncio.sleep(self._idle_seconds / 2)
+            before = time.monotonic() - self._idle_seconds
+            for worker in list(self._idle):  # the one that worked last is at the end
+                is_last = len(self._ended) + 1 >= len(self._workers)
+                if worker.idle_since <= before and not is_last and not self._starting:
+                    self._idle.remove(worker)
+                    worker.kill()
+                    self._ended.append(worker)
+
+    def _start_ended(self) -> None:
+        """Start as many of the ended processes again as images wait, in the background."""
+        while self._ended and not self._idle and self._starting < len(self._queue):
+            if self._closed:
+                return
+            self._starting += 1
+            self._in_background(self._start(self._ended.pop()))
+
+    async def _start(self, worker: _Worker) -> None:
+        """Start a process; images are sent to others until it is ready."""
+        try:
+            async with asyncio.timeout(self.seconds):
+                await worker.start()
+                await worker.request({"task": "ready"}, b"")
+        except _CRASH_ERRORS:
+            worker.kill()  # started again by the first image that it gets
+        finally:
+            self._starting -= 1
+        self._release(worker)
 
     @property
     def waiting(self) -> int:
@@ -381,8 +425,10 @@ class DecoderPool:
             self._running[client] += 1
             self._queue.charge(client, _EXPECTED_SECONDS)
             job.turn.set_result(self._idle.pop())
+        self._start_ended()
 
     def _release(self, worker: _Worker) -> None:
+        worker.idle_since = time.monotonic()
         self._idle.append(worker)
         if not self._closed:
             self._dispatch()
@@ -539,6 +585,8 @@ def _file_of(header: Mapping[str, Any], payload: bytes) -> tuple[str, bytes]:
 class _Worker:
     """One decoder process; ``starts`` counts how often it was started.
 
+    ``idle_since`` is the time (of ``time.monotonic``) when it had nothing more to do.
+
     It communicates over a socket pair. The process is started by ``Popen`` and not by the event
     loop, which may run fork handlers of libraries before the exec.
     """
@@ -548,6 +596,7 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.starts = 0
+        self.idle_since = 0.0
 
     @property
     def stopped(self) -> bool:

@@ -63,6 +63,12 @@ def thumbnail(data: bytes, request: Mapping[str, Any]) -> Response:
     return {"type": media_type}, file
 
 
+def ready(data: bytes, request: Mapping[str, Any]) -> Response:
+    """Return nothing: this process has started."""
+    del data, request
+    return {}, b""
+
+
 def png(data: bytes, request: Mapping[str, Any]) -> Response:
     """Encode pixels as they are."""
     return _file(_pixels(data, request), "PNG")
@@ -107,6 +113,7 @@ TASKS: Mapping[str, Callable[[bytes, Mapping[str, Any]], Response]] = {
     "features": features,
     "thumbnail": thumbnail,
     "png": png,
+    "ready": ready,
 }
 
 
