@@ -91,9 +91,12 @@ def test_each_system_call_may_fail(tmp_path: Path, require: Require, kind: str) 
     assert report.counts["killed"] > 0
 
 
-def test_the_power_may_be_cut_anywhere(tmp_path: Path, require: Require) -> None:
+@pytest.mark.parametrize(("kind", "every"), [("replace", 20), ("graph", 2_000)])
+def test_the_power_may_be_cut_anywhere(
+    tmp_path: Path, require: Require, kind: str, every: int
+) -> None:
     require(shutil.which("cc"), "calls are recorded by a library in C")
-    report = store_faults.run_cuts(tmp_path, ["replace"], every=20)
+    report = store_faults.run_cuts(tmp_path, [kind], every=every)
     assert report.faults == []
     assert report.counts["states"] > 10
 
