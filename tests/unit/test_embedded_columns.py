@@ -196,6 +196,14 @@ def test_values_of_a_store_that_was_put_back_are_not_mixed_up(store: EmbeddedSto
         assert [*read_values(connection_with(others), 1, known).values] == others
 
 
+def test_rows_of_one_write_may_have_different_columns(store: EmbeddedStore) -> None:
+    kinds: list[Metadata] = [{"tag": "a"}, {"year": 1, "tag": "b"}, {"tag": None}, {}]
+    write(store, {f"{i:04}": {**kinds[i % 4], "number": i} for i in range(1_200)})
+    check(store)
+    write(store, {f"{i:04}": {**kinds[i % 3], "number": -i} for i in range(0, 1_200, 5)})
+    check(store)
+
+
 def test_a_store_may_have_many_columns_with_bounded_space(store: EmbeddedStore) -> None:
     for start in (0, 2_000):
         rows = {

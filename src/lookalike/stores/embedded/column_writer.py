@@ -359,10 +359,7 @@ def _values_by_column(rows: RowBatch) -> dict[str, tuple[NDArray[np.int64], Sequ
                 if value is not None:
                     all_places.append(place)
                     all_values.append(value)
-    return {
-        name: (slots if len(places) == len(slots) else slots[places], values)
-        for name, (places, values) in columns.items()
-    }
+    return {name: (slots[places], values) for name, (places, values) in columns.items()}
 
 
 def value_key(value: Any) -> tuple[type, Hashable]:

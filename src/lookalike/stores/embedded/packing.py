@@ -8,7 +8,7 @@ values. The content hash is the 32 bytes of a SHA-256, where it is one.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count, repeat
 from json import JSONEncoder
 from json.encoder import encode_basestring
@@ -57,7 +57,7 @@ class CheckedRows(NamedTuple):
         uris: where their images are.
         hashes: content hashes, packed.
         signatures: as they are.
-        checksums: see :func:`row_checksum`.
+        encoded: what the checksum of each is of, beside its embedding.
         metadata: as JSON.
         names: of the columns of the metadata, packed; empty if they cannot be packed.
         values: of the metadata, packed.
@@ -68,7 +68,7 @@ class CheckedRows(NamedTuple):
     uris: Sequence[str]
     hashes: Sequence[str | bytes]
     signatures: Sequence[str]
-    checksums: Sequence[int]
+    encoded: Sequence[bytes]
     metadata: Sequence[str]
     names: Sequence[str]
     values: Sequence[str]
@@ -78,33 +78,29 @@ class CheckedRows(NamedTuple):
 _UNSTORABLE = (UnicodeEncodeError, TypeError, ValueError, RecursionError)
 
 
-def checked_rows(rows: Rows, embeddings: Embeddings) -> CheckedRows:
+def checked_rows(rows: Rows) -> CheckedRows:
     """Return rows as they can be stored.
-
-    Args:
-        rows: to be stored.
-        embeddings: theirs, ``(n, dim)`` float32, contiguous.
 
     Raises:
         InputError: a text has half of a surrogate pair, or metadata are no JSON.
     """
     try:
-        return _checked(rows, embeddings)
+        return _checked(rows)
     except _UNSTORABLE as error:
-        row_id, reason = _first_unstorable(rows, embeddings) or (rows.ids[0], error)
+        row_id, reason = _first_unstorable(rows) or (rows.ids[0], error)
         raise InputError(f"the row with the id {row_id!r} cannot be stored ({reason})") from reason
 
 
-def _first_unstorable(rows: Rows, embeddings: Embeddings) -> tuple[str, Exception] | None:
+def _first_unstorable(rows: Rows) -> tuple[str, Exception] | None:
     for place, row_id in enumerate(rows.ids):
         try:
-            _checked(rows.take([place]), embeddings[[place]])
+            _checked(rows.take([place]))
         except _UNSTORABLE as error:
             return row_id, error
     return None
 
 
-def _checked(rows: Rows, embeddings: Embeddings) -> CheckedRows:
+def _checked(rows: Rows) -> CheckedRows:
     texts, names, values = ([""] * len(rows) for _ in range(3))
     groups = by_columns(rows.metadata)
     for group in groups:
@@ -118,10 +114,10 @@ def _checked(rows: Rows, embeddings: Embeddings) -> CheckedRows:
             values[place] = _SEPARATOR.join(part)
             names[place] = packed_names
     fields = zip(rows.ids, rows.uris, rows.hashes, rows.signatures, texts, strict=True)
-    checksums = row_checksums(fields, embeddings.data.cast("B"), embeddings.strides[0])
+    encoded = [*map(_encoded, fields)]
     hashes = _pack_hashes(rows.hashes)
     return CheckedRows(
-        *(rows.ids, rows.uris, hashes, rows.signatures, checksums),
+        *(rows.ids, rows.uris, hashes, rows.signatures, encoded),
         *(texts, names, values, groups),
     )
 
@@ -147,60 +143,90 @@ PackedRow = tuple[int, str | int, str, str | bytes, str, str, int]
 """The slot, URI, id, content hash, signature, metadata and checksum of a row, as it is stored."""
 
 
-def packed_rows(
-    connection: sqlite3.Connection, slots: Sequence[int], rows: CheckedRows
-) -> list[PackedRow]:
-    """Return rows as they are stored, in a transaction that may add what rows share.
+class Sharing:
+    """What rows share: read in the transaction of a write, and stored there after packing.
 
     Raises:
-        sqlite3.Error: that failed.
+        sqlite3.Error: it cannot be read.
     """
-    uris, metadata = _pack_uris(connection, rows), _pack_metadata(connection, rows)
-    columns = (slots, uris, rows.ids, rows.hashes, rows.signatures, metadata, rows.checksums)
-    return [*zip(*columns, strict=True)]
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._prefixes = _Numbers(connection, "uri_prefixes", "prefix")
+        self._names = _Numbers(connection, "metadata_names", "names")
+
+    def store(self, connection: sqlite3.Connection) -> None:
+        """Store what is new.
+
+        Raises:
+            sqlite3.Error: that failed.
+        """
+        self._prefixes.store(connection)
+        self._names.store(connection)
+
+    def packed_rows(
+        self, slots: Sequence[int], rows: CheckedRows, embeddings: Embeddings
+    ) -> list[PackedRow]:
+        """Return rows as they are stored.
+
+        Args:
+            slots: theirs.
+            rows: as they were checked.
+            embeddings: theirs, ``(n, dim)`` float32, contiguous.
+        """
+        data, size = embeddings.data.cast("B"), embeddings.strides[0]
+        checksums = [
+            _checksum(encoded, data[start : start + size])
+            for encoded, start in zip(rows.encoded, count(0, size))
+        ]
+        uris, metadata = self._pack_uris(rows), self._pack_metadata(rows)
+        columns = (slots, uris, rows.ids, rows.hashes, rows.signatures, metadata, checksums)
+        return [*zip(*columns, strict=True)]
+
+    def _pack_uris(self, rows: CheckedRows) -> list[str | int]:
+        uris: list[str | int] = []
+        numbers = self._prefixes
+        for row_id, uri in zip(rows.ids, rows.uris, strict=True):
+            key = row_id[row_id.find(":") + 1 :]
+            if not key or not uri.endswith(key) or "\0" in row_id:
+                uris.append(uri)
+                continue
+            number = numbers[uri[: -len(key)]]
+            uris.append(uri if number is None else number)
+        return uris
+
+    def _pack_metadata(self, rows: CheckedRows) -> list[str]:
+        prefixes = {}
+        for names in dict.fromkeys(rows.names):
+            number = self._names[names] if 0 < len(names) < _LONGEST_NAMES else None
+            if number is not None:
+                prefixes[names] = f"{number}{_SEPARATOR}"
+        return [
+            prefixes[names] + values if names in prefixes else text
+            for names, values, text in zip(rows.names, rows.values, rows.metadata, strict=True)
+        ]
 
 
-def _pack_uris(connection: sqlite3.Connection, rows: CheckedRows) -> list[str | int]:
-    """Return URIs as they are stored, in a transaction that may add folders.
+class _Numbers(dict[str, int | None]):
+    """The numbers of texts that rows share; a new text gets one as long as there are few."""
 
-    Raises:
-        sqlite3.Error: that failed.
-    """
-    numbers = dict(connection.execute("SELECT prefix, number FROM uri_prefixes"))
-    uris: list[str | int] = []
-    for row_id, uri in zip(rows.ids, rows.uris, strict=True):
-        key = row_id[row_id.find(":") + 1 :]
-        if not key or not uri.endswith(key) or "\0" in row_id:
-            uris.append(uri)
-            continue
-        prefix = uri[: -len(key)]
-        number = numbers.get(prefix)
-        if number is None and len(numbers) < _MAX_SHARED:
-            query = "INSERT INTO uri_prefixes (prefix) VALUES (?)"
-            numbers[prefix] = number = connection.execute(query, (prefix,)).lastrowid
-        uris.append(uri if number is None else number)
-    return uris
+    def __init__(self, connection: sqlite3.Connection, table: str, column: str) -> None:
+        super().__init__(connection.execute(f"SELECT {column}, number FROM {table}"))
+        self._insert = f"INSERT INTO {table} ({column}, number) VALUES (?, ?)"
+        self._next = 1 + max((number for number in self.values() if number is not None), default=0)
+        self._new: list[tuple[str, int]] = []
 
+    def __missing__(self, text: str) -> int | None:
+        if len(self) >= _MAX_SHARED:
+            return None
+        number, self._next = self._next, self._next + 1
+        self[text] = number
+        self._new.append((text, number))
+        return number
 
-def _pack_metadata(connection: sqlite3.Connection, rows: CheckedRows) -> list[str]:
-    """Return metadata as they are stored, in a transaction that may add lists of columns.
-
-    Raises:
-        sqlite3.Error: that failed.
-    """
-    numbers = dict(connection.execute("SELECT names, number FROM metadata_names"))
-    prefixes = {}
-    for names in dict.fromkeys(rows.names):
-        number = numbers.get(names)
-        if number is None and 0 < len(names) < _LONGEST_NAMES and len(numbers) < _MAX_SHARED:
-            query = "INSERT INTO metadata_names (names) VALUES (?)"
-            numbers[names] = number = connection.execute(query, (names,)).lastrowid
-        if number is not None:
-            prefixes[names] = f"{number}{_SEPARATOR}"
-    return [
-        prefixes[names] + values if names in prefixes else text
-        for names, values, text in zip(rows.names, rows.values, rows.metadata, strict=True)
-    ]
+    def store(self, connection: sqlite3.Connection) -> None:
+        """Store those that are new."""
+        connection.executemany(self._insert, self._new)
+        self._new = []
 
 
 def metadata_names(connection: sqlite3.Connection) -> Names:
@@ -318,19 +344,13 @@ def row_checksum(fields: Sequence[str], embedding: bytes | memoryview) -> int:
     Raises:
         UnicodeEncodeError: a text has lone surrogates.
     """
-    [checksum] = row_checksums([fields], memoryview(embedding), len(embedding))
-    return checksum
+    return _checksum(_encoded(fields), embedding)
 
 
-def row_checksums(fields: Iterable[Sequence[str]], embeddings: memoryview, size: int) -> list[int]:
-    """Return the checksums of rows, whose embeddings have ``size`` bytes each.
+def _encoded(fields: Sequence[str]) -> bytes:
+    return "\0".join(fields).encode()
 
-    Raises:
-        UnicodeEncodeError: a text has lone surrogates.
-    """
-    values = [
-        crc32(embeddings[start : start + size], crc32(text.encode()))
-        for text, start in zip(map("\0".join, fields), count(0, size))
-    ]
-    # Signed, which takes fewer bytes in the database.
-    return [value - (value >> 31 << 32) for value in values]
+
+def _checksum(encoded: bytes, embedding: bytes | memoryview) -> int:
+    value = crc32(embedding, crc32(encoded))
+    return value - (value >> 31 << 32)  # signed, which takes fewer bytes in the database

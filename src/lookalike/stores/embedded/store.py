@@ -36,7 +36,7 @@ from lookalike.stores.embedded.derived import rebuild_derived, update_derived
 from lookalike.stores.embedded.failures import writing_errors
 from lookalike.stores.embedded.graph import Graphs, GraphState
 from lookalike.stores.embedded.graph_records import remove_unused
-from lookalike.stores.embedded.packing import checked_rows, packed_rows
+from lookalike.stores.embedded.packing import Sharing, checked_rows
 from lookalike.stores.embedded.reader import CommitCache, Reader
 from lookalike.stores.embedded.rows import (
     DELETE,
@@ -174,7 +174,7 @@ class EmbeddedStore(SnapshotStore):
         embeddings = np.ascontiguousarray(check_rows(rows, self.dim), "<f4")
         if not len(rows):
             return
-        checked = checked_rows(rows, embeddings)
+        checked = checked_rows(rows)
         with self._writing() as (connection, facts):
             files = VectorFiles(self._folder, facts.generation, facts.dim)
             removed = _existing(connection, facts, rows.ids)
@@ -196,16 +196,21 @@ class EmbeddedStore(SnapshotStore):
                 append = partial(files.append, facts.slots, appended_vectors)
             with beside(append) as appended:  # while SQLite writes
                 places = slots.tolist()
-                stored = packed_rows(connection, places, checked)
+                sharing = Sharing(connection)
+                stored = update_derived(
+                    connection,
+                    removed,
+                    RowBatch(places, rows.ids, rows.uris, checked.columns),
+                    partial(sharing.packed_rows, places, checked, embeddings),
+                )
+                sharing.store(connection)
                 if len(kept):
                     connection.executemany(UPDATE, [stored[place] for place in kept.tolist()])
                     stored = [stored[place] for place in new.tolist()]
                 insert_rows(connection, stored)
-                added = RowBatch(places, rows.ids, rows.uris, checked.columns)
                 facts = replace(
                     facts, slots=facts.slots + len(new), rows=facts.rows + len(rows) - len(removed)
                 )
-                update_derived(connection, removed, added)
                 files.record(connection, appended())
             facts.write(connection)
 
@@ -218,7 +223,7 @@ class EmbeddedStore(SnapshotStore):
                 connection.executemany(DELETE, ((slot,) for slot in slots))
                 mark_dead(connection, np.array(slots, np.int64))
                 facts = replace(facts, rows=facts.rows - len(removed))
-                update_derived(connection, removed, RowBatch.of(()))
+                update_derived(connection, removed, RowBatch.of(()), lambda: None)
                 facts.write(connection)
         return len(removed)
 

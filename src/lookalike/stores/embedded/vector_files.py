@@ -102,6 +102,7 @@ class VectorFiles:
             vectors.seek(slots * self._dim * _FLOAT.itemsize)
             vectors.write(embeddings.data.cast("B") if embeddings.size else b"")
             vectors.flush()
+            _sync(vectors.fileno())  # the codes are a quarter as long, and take the processor
             blocks = range(slots // BLOCK, (slots + len(embeddings)) // BLOCK)
             for block in blocks:
                 check_cancelled()
@@ -113,7 +114,7 @@ class VectorFiles:
                         vectors.read(BLOCK * self._dim * _FLOAT.itemsize), _FLOAT
                     ).reshape(BLOCK, self._dim)
                 records.append(self._append_block(block, rows, codes, scales))
-            for file in (vectors, codes, scales) if blocks else (vectors,):
+            for file in (codes, scales) if blocks else ():
                 file.flush()
                 _sync(file.fileno())
         return records
