@@ -188,6 +188,17 @@ class TestOpening:
         monkeypatch.undo()
         assert EmbeddedStore.open(folder).count() == 0
 
+    def test_a_sqlite_that_lacks_something_is_refused(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder.parent.mkdir()
+        for statement in ("CREATE VIRTUAL TABLE words USING fts99(word)", "SELECT json_none('')"):
+            monkeypatch.setattr(database, "_NEEDED", (statement,))
+            database._check_sqlite.cache_clear()
+            with pytest.raises(StorageError, match=r"with FTS5 and JSON.*without \(no such"):
+                EmbeddedStore.create(folder, DIM)
+            shutil.rmtree(folder, ignore_errors=True)
+
 
 _READ = """
 import sys
@@ -521,6 +532,21 @@ class TestWriting:
         assert store.count() == 100_020
         store.upsert(replace(large, embeddings=-large.embeddings))
         np.testing.assert_array_equal(store.embeddings(large.ids[::999]), -large.embeddings[::999])
+
+    def test_an_error_beside_another_part_of_a_write_takes_it_back(
+        self, store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.upsert(rows(matrix(3)))
+        before, revision = contents(store), store.revision
+        for place in ("full_text._add", "embedded.packing.Sharing.packed_rows"):
+            with monkeypatch.context() as patch:
+                error = sqlite3.OperationalError("disk I/O error")
+                patch.setattr(f"lookalike.stores.{place}", _raise(error))
+                with pytest.raises(StorageError, match="disk I/O error"):
+                    store.upsert(rows(matrix(2_000), "new"))
+            assert (contents(store), store.revision) == (before, revision)
+        store.upsert(rows(matrix(2_000), "new"))
+        assert store.count() == 2_003
 
     def test_an_interrupt_inside_a_write_takes_it_back(
         self, store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch

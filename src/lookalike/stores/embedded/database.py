@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -381,12 +382,16 @@ def _expected_schema() -> frozenset[tuple[str, str, str, str | None]]:
         connection.close()
 
 
+_NEEDED = ("SELECT 1 FROM json_each('[]')", "CREATE VIRTUAL TABLE words USING fts5(word)")
+"""Statements that fail where SQLite was built without what galleries need."""
+
+
 @lru_cache(maxsize=1)
 def _check_sqlite() -> None:
-    """Check the version of SQLite, once.
+    """Check SQLite, once.
 
     Raises:
-        StorageError: it is too old.
+        StorageError: it is too old, or lacks full text or JSON.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
@@ -394,6 +399,15 @@ def _check_sqlite() -> None:
             f"galleries need SQLite {oldest} or newer, but this Python ({sys.executable}) has "
             f"{sqlite3.sqlite_version}; use a Python that was built with a newer one"
         )
+    with closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            for statement in _NEEDED:
+                connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            raise StorageError(
+                f"galleries need SQLite with FTS5 and JSON, but that of this Python "
+                f"({sys.executable}) was built without ({error}); use another Python"
+            ) from error
 
 
 _MOUNTS = Path("/proc/mounts")
