@@ -33,8 +33,8 @@ def command(
 ) -> None:
     """Copy a gallery, or update a copy, and verify it.
 
-    Encoder, rows and sources are copied; the images stay where they are.
-    Interrupted runs resume where they stopped. A gallery of an earlier lookalike
+    Encoder, rows, sources and uploaded images are copied; other images stay
+    where they are. Interrupted runs resume where they stopped. A gallery of an earlier lookalike
     is migrated by copying it (pip install 'lookalike[lance]').
 
       lookalike copy photos.gallery backup.gallery

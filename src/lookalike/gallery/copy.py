@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +17,13 @@ import numpy as np
 
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ArtifactError, FingerprintError, InputError, SettingError
-from lookalike.files import as_path
+from lookalike.files import as_path, check_no_link
 from lookalike.formatting import format_count
+from lookalike.gallery.copied_images import CopiedRows, RowsWithImages
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.ids import UPLOADS
 from lookalike.gallery.recall import search_recall
-from lookalike.gallery.storage import gallery_exists, is_outdated
+from lookalike.gallery.storage import IMAGES, gallery_exists, is_outdated
 from lookalike.stores.base import Record, Rows
 from lookalike.stores.registry import StoreAddress, is_address, parse_address
 from lookalike.types import Metadata, Metric, Progress, ProgressCallback, ignore_progress
@@ -74,18 +76,6 @@ class CopyReport:
         return {**fields, "seconds": round(self.seconds, 3)}
 
 
-class _Rows(Protocol):
-    """Rows that are copied."""
-
-    def count(self) -> int: ...
-
-    def ids(self) -> Sequence[str]: ...
-
-    def sample(self, k: int, seed: int = 0) -> Rows: ...
-
-    def rows(self, count: int) -> Iterator[Rows]: ...
-
-
 class _Original(Protocol):
     """What is copied: a snapshot of a gallery, or a gallery of an older format."""
 
@@ -117,9 +107,26 @@ class _Original(Protocol):
     def archive(self) -> Mapping[str, Metadata]: ...
 
     @property
-    def store(self) -> _Rows: ...
+    def store(self) -> CopiedRows: ...
 
     def __len__(self) -> int: ...
+
+
+class _WithImages:
+    """A snapshot of a gallery in a folder, with its uploaded images where they are copied to."""
+
+    address = None
+
+    def __init__(self, gallery: Gallery, target: Path) -> None:
+        check_no_link(gallery.path / IMAGES, what="a gallery")
+        self.path, self.encoder, self.metric = gallery.path, gallery.encoder, gallery.metric
+        self.fingerprint, self.source_options = gallery.fingerprint, gallery.source_options
+        self.written, self.archive = gallery.written, gallery.archive
+        self.store = RowsWithImages(gallery.store, gallery.path / IMAGES, target / IMAGES)
+        self.sources = self.store.sources(gallery.sources)
+
+    def __len__(self) -> int:
+        return self.store.count()
 
 
 def copy(
@@ -130,8 +137,9 @@ def copy(
     allow_removals: bool = False,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CopyReport:
-    """Copy the encoder, rows and sources of a gallery; images stay where they are.
+    """Copy the encoder, rows and sources of a gallery; images of sources stay where they are.
 
+    Uploaded images, which are in a gallery's folder, are copied to that of a copy in a folder.
     Batches are committed as they complete. An interrupted copy resumes when it is called again;
     called later, it brings the copy up to date.
 
@@ -159,9 +167,12 @@ def copy(
         target = as_path(target, "target")
     original = _open_original(gallery, target, store)
     _check_place(original, target)
-    if gallery_exists(target):
-        copied = Gallery.open(target)
+    copied = Gallery.open(target) if gallery_exists(target) else None
+    if copied is not None:
         _check(original, copied, target, store)
+    if isinstance(original, Gallery) and isinstance(target, Path):
+        original = _with_images(original, target, copied, store)
+    if copied is not None:
         digests = {record.id: _digest(record) for record in copied.store.records()}
     else:
         encoder, metric = original.encoder, original.metric
@@ -229,6 +240,16 @@ def _open_original(
     from lookalike.gallery.migration import OldGallery
 
     return OldGallery(folder, Path(target))
+
+
+def _with_images(
+    gallery: Gallery, target: Path, copied: Gallery | None, store: str | None
+) -> _Original:
+    """Return a gallery whose uploaded images are copied, if it has any and both are in folders."""
+    to_folder = store is None if copied is None else copied.address is None
+    if UPLOADS in gallery.sources and gallery.address is None and to_folder:
+        return _WithImages(gallery, target)
+    return gallery
 
 
 def _check_place(gallery: _Original, target: str | Path) -> None:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lookalike.artifacts import write_atomically
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.persistence import load_encoder
 from lookalike.errors import ArtifactError, FingerprintError
-from lookalike.files import (
-    bare_name,
-    check_no_link,
-    check_regular,
-    escape_name,
-    read_regular,
-    unescape_name,
-)
+from lookalike.files import check_no_link
 from lookalike.gallery.archive import ColumnArchive
-from lookalike.gallery.ids import UPLOADS
+from lookalike.gallery.copied_images import RowsWithImages
 from lookalike.gallery.storage import ENCODER, IMAGES, PARTS, STORE, read_folder, read_folder_file
-from lookalike.stores.base import Rows
 from lookalike.stores.lance_tables import LanceTable
 from lookalike.types import Metadata, Metric
 
@@ -52,11 +42,8 @@ class OldGallery:
         self.fingerprint = str(fields["encoder"]["fingerprint"])
         self.source_options: dict[str, dict[str, Any]] = dict(fields.get("source_options", {}))
         self.written = frozenset(fields.get("written", ()))
-        self.sources: dict[str, str] = dict(fields["sources"])
-        images = (target / IMAGES).resolve()
-        if UPLOADS in self.sources:
-            self.sources[UPLOADS] = escape_name(str(images))
-        self.store = _OldRows(path, images)
+        self.store = RowsWithImages(LanceTable(path / STORE), path / IMAGES, target / IMAGES)
+        self.sources = self.store.sources(fields["sources"])
 
     def __len__(self) -> int:
         return self.store.count()
@@ -93,55 +80,3 @@ class OldGallery:
             ArtifactError: always.
         """
         raise ArtifactError(f"{self.path / name}: an old gallery is only read, not {len(data):,} B")
-
-
-class _OldRows:
-    """The rows of an old gallery, with uploaded images where they are copied to."""
-
-    def __init__(self, path: Path, images: Path) -> None:
-        self._table = LanceTable(path / STORE)
-        self._from, self._to = path / IMAGES, images
-
-    def count(self) -> int:
-        """Return the number of rows."""
-        return self._table.count()
-
-    def ids(self) -> Sequence[str]:
-        """Return the ids of all rows, sorted."""
-        return self._table.ids()
-
-    def sample(self, k: int, seed: int = 0) -> Rows:
-        """Return random rows."""
-        return self._with_images(self._table.sample(k, seed))
-
-    def rows(self, count: int) -> Iterator[Rows]:
-        """Iterate over all rows in any order, at most ``count`` at a time."""
-        return map(self._with_images, self._table.rows(count))
-
-    def _with_images(self, rows: Rows) -> Rows:
-        """Copy the uploaded images of rows; return the rows with their new places."""
-        prefix = f"{UPLOADS}:"
-        pairs = zip(rows.ids, rows.uris, strict=True)
-        uris = [self._copied(uri) if row_id.startswith(prefix) else uri for row_id, uri in pairs]
-        return replace(rows, uris=uris)
-
-    def _copied(self, uri: str) -> str:
-        """Copy the file of an uploaded image; return its new URI, or the old one without a file.
-
-        Raises:
-            StorageError: it could not be written.
-            ArtifactError: the file is a link, or cannot be read.
-        """
-        name = bare_name(unescape_name(uri).rpartition("/")[2], str(self._from))
-        source, target = self._from / name, self._to / name
-        if not target.exists():
-            check_no_link(source, what="a gallery")
-            try:
-                check_regular(source)
-                data = read_regular(source, follow=False)
-            except FileNotFoundError:
-                return uri
-            except OSError as error:
-                raise ArtifactError(f"{source}: cannot be read ({error.strerror})") from error
-            write_atomically(target, data)
-        return escape_name(str(target))
