@@ -125,14 +125,19 @@ class Run:
         return left
 
     def interpreter(self, engine: str) -> tuple[str, dict[str, str]]:
-        """Return the interpreter and environment of an engine."""
+        """Return the interpreter and environment of an engine.
+
+        Modules are compiled once, as those of an installed package are.
+        """
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(self.work.absolute() / "bytecode")}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         if engine != "previous":
-            return sys.executable, {**os.environ}
+            return sys.executable, environment
         assert self.against is not None
         own = self.against / ".venv/bin/python"
         source = str(self.against.absolute() / "src")
         python = str(own) if own.exists() else sys.executable
-        return python, {**os.environ, "PYTHONPATH": source}
+        return python, {**environment, "PYTHONPATH": source}
 
     def folder(self, rows: int) -> Path:
         """Return the folder of the engines with so many rows."""

@@ -24,6 +24,7 @@ from lookalike.filters import as_filter
 from lookalike.gallery import ann_index
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.recall import measure_recall
+from lookalike.search.search import APPROXIMATE_NOTE
 from lookalike.sources import Source
 from lookalike.stores.base import Rows
 from lookalike.stores.embedded import graph, graph_building, graph_search
@@ -633,7 +634,11 @@ def test_a_cancelled_build(store: EmbeddedStore) -> None:
 
 
 def test_a_gallery_keeps_its_index_up_to_date(
-    tmp_path: Path, pixels: Encoder, digits: Source, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    pixels: Encoder,
+    digits: Source,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     gallery = Gallery.create(tmp_path / "g", encoder=pixels)
     gallery.sync(digits)
@@ -646,13 +651,22 @@ def test_a_gallery_keeps_its_index_up_to_date(
     assert gallery.info()["index"] == facts
     with pytest.raises(InputError, match="snapshot"):
         gallery.snapshot().build_ann_index()
+    [row_id] = gallery.store.ids_after("", 1)
+    assert gallery.search(id=row_id).note == APPROXIMATE_NOTE
+    assert gallery.search(id=row_id, rerank="dba").note == APPROXIMATE_NOTE
+    assert gallery.search(id=row_id, exact=True).note is None
+    assert gallery.search(id=row_id, exact=True, rerank="dba").note is None
     measured = measure_recall(gallery, queries=20)
     assert measured["recall@10"] > 0.98
     gallery.remove_rows(list(gallery.store.ids()[::2]))
     gallery.sync(digits, progress=False)  # half of the slots are newer than the index
     assert gallery.info()["index"]["newer_rows"] == 0
-    gallery.remove_rows(list(gallery.store.ids()[::2]), purge=True)
+    with caplog.at_level("INFO", "lookalike.notice"):
+        gallery.remove_rows(list(gallery.store.ids()[::2]), purge=True)
     assert files(tmp_path / "g" / "store") == []
+    [record] = caplog.records
+    assert "the approximate index is not used (the rows were compacted" in record.message
+    assert f"lookalike index {tmp_path / 'g'} --ann" in record.message
     assert gallery.drop_ann_index()
     assert not gallery.drop_ann_index()
     assert "index" not in gallery.info()

@@ -8,6 +8,8 @@ from lookalike.errors import InputError, LookalikeError, StorageError, require
 from lookalike.progress import notice
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lookalike.stores.base import RowReader
     from lookalike.types import Metric, ProgressCallback
 
@@ -76,6 +78,16 @@ def build(store: RowReader, metric: Metric, on_progress: ProgressCallback) -> No
         "the approximate index was not built, since others compacted the rows again and again; "
         "try again later"
     )
+
+
+def note_if_unused(gallery: Path, store: RowReader, metric: Metric) -> None:
+    """Say that there is an index which is not used, as after a compaction, and what to do."""
+    from lookalike.stores.embedded.graph import not_used
+    from lookalike.stores.embedded.store import EmbeddedStore
+
+    state = store.graph_state(metric, verify=False) if isinstance(store, EmbeddedStore) else None
+    if state is not None and state.problem is not None:
+        notice(not_used(gallery, state.problem))
 
 
 def drop(store: RowReader, metric: Metric) -> bool:

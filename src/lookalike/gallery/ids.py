@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -133,6 +132,8 @@ def similar_ids(wanted: str, ids: Sequence[str]) -> list[str]:
 
 def missing_row_error(wanted: str, ids: Iterable[str] = ()) -> MissingRowError:
     """Return the error that there is no row with an id; it suggests the nearest of ``ids``."""
+    import difflib  # seldom needed
+
     candidates = list(ids)
     near = [each for each in candidates if each.endswith(f":{wanted}")]  # it lacks its source
     near += difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.75)

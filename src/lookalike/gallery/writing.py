@@ -364,7 +364,8 @@ class WritableGallery(StoredGallery):
 
         Labels that are kept for their images are deleted, too, and so is a map, evaluation or
         labeling session of an earlier state. Until then, the embeddings of removed rows stay in the
-        files, where nothing reads them. Who reads the gallery meanwhile goes on undisturbed.
+        files, where nothing reads them. Who reads the gallery meanwhile goes on undisturbed. An
+        approximate index is not used afterwards, which is said (:meth:`build_ann_index`).
 
         Raises:
             StorageError: it could not be done, or another process is writing.
@@ -376,11 +377,13 @@ class WritableGallery(StoredGallery):
             self._purge()
 
     def _purge(self) -> None:
+        from lookalike.gallery import ann_index
         from lookalike.gallery.derived import delete_outdated
 
         self._sweep_uploads()
         delete_outdated(self.path, GalleryState.of(self._store))
         self._compact(purge=True)
+        ann_index.note_if_unused(self.path, self._store, self.metric)
 
     def _compact(self, *, purge: bool = False) -> None:
         """Optimize the store; what was derived from its rows stays current."""

@@ -182,6 +182,8 @@ class RowReader(Protocol):
     ) -> list[list[Hit]]:
         """Return the ``k`` nearest rows to each query, or all if there are fewer, nearest first.
 
+        Hits that an approximate index found are :class:`ApproximateHits`.
+
         Args:
             queries: ``(q, dim)`` float32.
             k: from 1 to 16,384.
@@ -331,6 +333,12 @@ class VectorStore(RowReader, Protocol):
 
 
 _LONGEST_NUMBER = 20
+
+
+class ApproximateHits(list[Hit]):
+    """The hits of one query that an approximate index found: a few nearer rows may be missing."""
+
+    __slots__ = ()
 
 
 def has_approximate_index(store: RowReader) -> bool:

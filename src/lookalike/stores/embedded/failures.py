@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import shlex
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +83,8 @@ def writing_errors(path: Path) -> Iterator[None]:
 def _reason(path: Path, error: BaseException) -> object:
     """Return why something cannot be written: for some files SQLite hides that the disk is full."""
     if error_kind(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        import shutil  # seldom needed, and slow to import
+
         with contextlib.suppress(OSError):
             if shutil.disk_usage(path.parent).free < _FULL:
                 return os.strerror(errno.ENOSPC)

@@ -12,6 +12,7 @@ is verified before its first use in a process; in doubt it is not used, and sear
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import os
 import shlex
@@ -51,10 +52,15 @@ COMPACTED = "the rows were compacted since it was built"
 
 def library_version() -> str | None:
     """Return the version of usearch, None without one; files of another one are not used."""
+    return _usearch_version() if is_installed("usearch") else None
+
+
+@functools.cache  # it parses a long description
+def _usearch_version() -> str | None:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("usearch") if is_installed("usearch") else None
+        return version("usearch")
     except PackageNotFoundError:
         return None
 
@@ -65,6 +71,14 @@ def other_version(record: GraphRecord) -> str:
     if version is None:
         return "usearch is not installed: pip install 'lookalike[ann]'"
     return f"it was built by usearch {record.library}, not {version}"
+
+
+def not_used(gallery: Path, reason: str) -> str:
+    """Return that the graph of a gallery is not used, and how to build it again."""
+    return (
+        f"{gallery}: the approximate index is not used ({reason}), so search is exact; to build it "
+        f"again: lookalike index {shlex.quote(str(gallery))} --ann"
+    )
 
 
 class GraphIndex:
@@ -311,9 +325,5 @@ class Graphs:
             self._refused[record.file] = reason
             self._loading.pop(record.file, None)
         if is_new:
-            gallery = folder.parent
-            notice(
-                f"{gallery}: the approximate index is not used ({reason}), so search is exact; to "
-                f"build it again: lookalike index {shlex.quote(str(gallery))} --ann"
-            )
+            notice(not_used(folder.parent, reason))
         return None

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.stores.embedded.graph import GraphIndex, prepared
+from lookalike.stores.embedded.graph import EXPANSION, GraphIndex, prepared
 from lookalike.stores.exact import ExactIndex, Nearest
 from lookalike.types import Embeddings, Metric
 
-_MIN_CANDIDATES = 200
+_MIN_CANDIDATES = 40
 _CANDIDATES_PER_HIT = 4
 _MAX_CANDIDATES = 1_000
 """Candidates above which a scan of some 300,000 rows is as fast."""
+
+_NEARLY_ALL = 0.9
+"""Share of the graph's rows from which a search takes no notice that some are gone."""
 
 _MAX_NEAREST = 100
 """Hits, divided by the share of rows that a filter matches, above which recall falls below .99."""
@@ -24,8 +28,16 @@ _BATCH = 16
 _BATCH_ROWS = 500_000
 """Queries in a batch, and rows below which a scan for all of them is faster."""
 
-_MAX_GATHERED = 2_000
-"""Newer rows up to which they are compared one by one, together with the candidates."""
+_MAX_GATHERED = 100
+"""Newer rows up to which they are compared one by one, together with the candidates; a scan has the
+same fixed cost as the comparison of so many."""
+
+
+class GraphResult(NamedTuple):
+    """The nearest rows to one query, and whether a graph chose them."""
+
+    nearest: Nearest
+    is_approximate: bool
 
 
 class GraphSearch:
@@ -54,6 +66,7 @@ class GraphSearch:
             newer = allowed[start:]
             left_out = _within(record.left_out, allowed)
             self._held = int(start) - len(left_out)
+        self._share = self._held / max(1, record.rows)
         self._others = np.concatenate([left_out[left_out < self._slots], newer])
         """Slots of rows that are searched but not in the graph."""
 
@@ -61,28 +74,24 @@ class GraphSearch:
         """Return whether the graph is of use for a number of queries and of hits for each."""
         if queries >= _BATCH and self._slots < _BATCH_ROWS:
             return False
-        share = self._held / max(1, self._graph.record.rows)
-        candidates = max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * k)
-        return k <= share * _MAX_NEAREST and candidates <= share * _MAX_CANDIDATES
+        return k <= self._share * _MAX_NEAREST and self._count(k) <= _MAX_CANDIDATES
 
-    def search(self, queries: Embeddings, k: int, metric: Metric) -> list[Nearest]:
+    def search(self, queries: Embeddings, k: int, metric: Metric) -> list[GraphResult]:
         """Return about the ``k`` nearest rows to each query, and others of the same distance."""
-        gather = len(self._others) <= _MAX_GATHERED
+        extra = self._others if len(self._others) <= _MAX_GATHERED else self._others[:0]
         others: Sequence[Nearest | None] = [None] * len(queries)
-        if not gather:
+        if len(extra) < len(self._others):
             others = self._index.search_with_ties(queries, k, metric, self._others)
         vectors, fits = prepared(queries, metric, self._graph.record.scale)
         results = []
         for query, vector, fit, newer in zip(queries, vectors, fits.tolist(), others, strict=True):
-            nearest = None
-            if fit:
-                extra = self._others if gather else self._others[:0]
-                nearest = self._search(query, vector, k, metric, extra)
+            nearest = self._search(query, vector, k, metric, extra) if fit else None
+            is_approximate = nearest is not None
             if nearest is None:
                 [nearest] = self._index.search_with_ties(query[None], k, metric, self._allowed)
             elif newer is not None:
                 nearest = _merge(nearest, newer, k)
-            results.append(nearest)
+            results.append(GraphResult(nearest, is_approximate))
         return results
 
     def _search(
@@ -100,21 +109,35 @@ class GraphSearch:
         candidates = self._candidates(vector, k)
         if candidates is None:
             return None
-        subset = np.union1d(candidates, extra)
-        [nearest] = self._index.search_with_ties(query[None], k, metric, subset)
+        subset = np.concatenate([candidates, extra]) if len(extra) else candidates
+        subset.sort()
+        nearest = self._index.compare(query, k, metric, subset)
         is_cut = k < len(nearest.rows) == len(subset) and len(candidates) < self._held
         return None if is_cut else nearest
 
     def _candidates(self, vector: NDArray[np.float32], k: int) -> NDArray[np.int64] | None:
         """Return candidates among the rows that are searched; None if they are too few."""
-        wanted = min(self._held, max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * k))
-        count = math.ceil(wanted * self._graph.record.rows / max(1, self._held))
+        wanted, count = self._wanted(k), self._count(k)
         while count <= _MAX_CANDIDATES:
             slots = self._matching(self._graph.search(vector, count))
             if 2 * len(slots) >= wanted and len(slots) >= min(k + 1, self._held):
                 return slots
             count *= 2
         return None
+
+    def _wanted(self, k: int) -> int:
+        """Return how many candidates are compared for ``k`` hits."""
+        return min(self._held, max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * k))
+
+    def _count(self, k: int) -> int:
+        """Return of how many rows in the graph about so many are searched.
+
+        Where a filter matches part of them, as many that match are looked at as without a filter.
+        """
+        wanted = self._wanted(k)
+        if self._share < _NEARLY_ALL:
+            wanted = max(wanted, EXPANSION)
+        return math.ceil(wanted / max(self._share, 1e-9))
 
     def _matching(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         if self._allowed is None:

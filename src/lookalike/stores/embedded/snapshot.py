@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lookalike.errors import ArtifactError, MissingRowError
 from lookalike.metadata import parse_metadata
 from lookalike.stores.base import (
+    ApproximateHits,
     Record,
     Rows,
     TextSearch,
@@ -36,6 +37,7 @@ from lookalike.types import Embeddings, Hit, Metric
 if TYPE_CHECKING:
     from lookalike.filters import Columns, Filter
     from lookalike.filters.facets import Facet
+    from lookalike.stores.embedded.graph_search import GraphResult
     from lookalike.stores.exact import ExactIndex, Nearest
     from lookalike.stores.full_text import LatestMatches
     from lookalike.stores.row_index import RowIndex
@@ -125,12 +127,15 @@ class EmbeddedSnapshot:
         if subset is not None:
             subset = self._slots_of(subset)
         shorten = partial(self._first, k)
-        nearest = None if exact else self._search_graph(queries, k, metric, subset)
-        if nearest is None:
+        results = None if exact else self._search_graph(queries, k, metric, subset)
+        if results is None:
             nearest = self._index.search_with_ties(queries, k, metric, subset, shorten=shorten)
-        else:
-            nearest = list(map(shorten, nearest))
-        return self._hits([each.rows for each in nearest], [each.distances for each in nearest], k)
+            return self._hits(nearest, k)
+        hits = self._hits([shorten(each.nearest) for each in results], k)
+        return [
+            ApproximateHits(each) if result.is_approximate else each
+            for each, result in zip(hits, results, strict=True)
+        ]
 
     def _first(self, k: int, nearest: Nearest) -> Nearest:
         """Return the first ``k`` of the nearest rows, those at the last distance by their ids."""
@@ -153,7 +158,7 @@ class EmbeddedSnapshot:
 
     def _search_graph(
         self, queries: Embeddings, k: int, metric: Metric, subset: NDArray[np.int64] | None
-    ) -> list[Nearest] | None:
+    ) -> list[GraphResult] | None:
         """Return about the nearest rows, by the graph of a metric; None if it is of no use."""
         record = self._reader.graph_records.get(metric)
         if record is None:
@@ -195,20 +200,13 @@ class EmbeddedSnapshot:
             problem=self._graphs.refusal(folder, record, facts.generation),
         )
 
-    def _hits(
-        self,
-        slots: Sequence[NDArray[np.int64]],
-        distances: Sequence[NDArray[np.float64]],
-        k: int,
-    ) -> list[list[Hit]]:
+    def _hits(self, nearest: Sequence[Nearest], k: int) -> list[list[Hit]]:
         """Return the first ``k`` hits of each query, equal distances ordered by id."""
-        each_query = [each.tolist() for each in slots]
-        rows = read_verified(self._reader, itertools.chain.from_iterable(each_query))
+        slots = [each.rows.tolist() for each in nearest]
+        rows = read_verified(self._reader, itertools.chain.from_iterable(slots))
         results = []
-        for row_slots, row_distances in zip(each_query, distances, strict=True):
-            ranked = list(
-                zip(row_distances.tolist(), map(rows.__getitem__, row_slots), strict=True)
-            )
+        for query_slots, (_, distances) in zip(slots, nearest, strict=True):
+            ranked = list(zip(distances.tolist(), map(rows.__getitem__, query_slots), strict=True))
             ranked.sort(key=_by_distance_and_id)
             results.append(
                 [

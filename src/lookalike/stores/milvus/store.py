@@ -21,6 +21,7 @@ from lookalike.filters.facets import Facet, FacetCounter, checked_names, facets
 from lookalike.metadata import parse_metadata
 from lookalike.stores.base import (
     MAX_K,
+    ApproximateHits,
     Record,
     RowReader,
     Rows,
@@ -433,7 +434,8 @@ class MilvusStore:
                 hit["id"]: (to_distance(hit["distance"], self.metric), hit["entity"])
                 for hit in response
             }
-            hits.append(self._sorted_hits(query, candidates | zeros)[:k])
+            nearest = self._sorted_hits(query, candidates | zeros)[:k]
+            hits.append(nearest if self._kind.type == "FLAT" else ApproximateHits(nearest))
         short = [q for q, query_hits in enumerate(hits) if len(query_hits) < k]
         if short and min(len(hits[q]) for q in short) < self._count(where):
             complete = self._search_all(queries[short], k, self.metric, where)
