@@ -125,7 +125,8 @@ def writable(new_gallery: Callable[[], Gallery]) -> Iterator[Shop]:
 
 def test_pages_follow_each_other_by_their_cursors(shop: Shop) -> None:
     """All items once, in the order of the gallery's own listing."""
-    pages, cursor = [], {}
+    pages: list[Any] = []
+    cursor: dict[str, object] = {}
     while True:
         page = shop.get("/items", sort=["-year", "name"], limit=7, **cursor)
         pages.append(page)

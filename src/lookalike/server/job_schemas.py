@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from lookalike.errors import LookalikeError
 from lookalike.server import jobs
 from lookalike.server.handles import GalleryHandle
 from lookalike.server.job_process import MAX_FAILURES
@@ -190,5 +191,5 @@ def _source(result: jobs.SourceResult, handle: GalleryHandle) -> SyncedSource:
     )
 
 
-def _problem(error: jobs.LookalikeError, handle: GalleryHandle) -> Problem:
+def _problem(error: LookalikeError, handle: GalleryHandle) -> Problem:
     return Problem(**jobs.problem_of_job(error, handle).as_dict())
