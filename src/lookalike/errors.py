@@ -25,7 +25,6 @@ Each message names the input, what is wrong with it, and what to do next.
 
 from __future__ import annotations
 
-import difflib
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
@@ -120,6 +119,8 @@ class UnknownNameError(InputError):
         meant: Sequence[str] = (),
         command: str = "",
     ) -> None:
+        import difflib  # seldom needed
+
         names, name = sorted(available), str(name)
         matches = meant or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f": did you mean {' or '.join(map(repr, matches))}?" if matches else ";"

@@ -15,7 +15,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from numbers import Real
 from typing import Any, NoReturn
 
@@ -167,6 +166,8 @@ class _Cleaner:
 
     def _other(self, value: object) -> Any:
         """Return what stands for a value that JSON does not have."""
+        from decimal import Decimal  # seldom needed
+
         if isinstance(value, datetime | date | time):
             return value.isoformat()
         if isinstance(value, timedelta):
