@@ -166,9 +166,10 @@ def test_pages_of_an_image_file(served: Serving, colors: Path) -> None:
 
 
 def test_a_query_of_a_batch_goes_on_alone(served: Serving) -> None:
-    batch = {"queries": [{"id": RED}, {"id": "colors:blue/02.png"}], "k": 8, "where": "year < 2015"}
+    queries = [{"id": RED}, {"id": "colors:blue/02.png"}]
+    batch = {"queries": queries, "k": 8, "where": "year < 2015"}
     results = [each["result"] for each in post(served, batch, f"{SEARCH}/batch")["results"]]
-    for query, first in zip(batch["queries"], results, strict=True):
+    for query, first in zip(queries, results, strict=True):
         body = {**query, "where": "year < 2015"}
         rest = post(served, {**body, "k": 1000, "cursor": first["next"]})
         assert [*ids(first), *ids(rest)] == ids(post(served, {**body, "k": 1000}))

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from lookalike.server.code_samples import add_code_samples
 from lookalike.server.problems import MEDIA_TYPE
 from lookalike.server.schemas import Problem
 
@@ -58,6 +59,12 @@ _FORM_NOTE = """A query and the options of the search. Each example may be there
 `weights` are of the examples in the order of the form, first those that results should be like;
 joined by commas. All other fields are the parameters of a search with an image file."""
 
+
+def _one_or_several(is_file: bool) -> list[dict[str, Any]]:
+    one = _BINARY["schema"] if is_file else {"type": "string"}
+    return [one, {"type": "array", "items": one}]
+
+
 FORM_BODY = {
     "requestBody": {
         "content": {
@@ -67,8 +74,7 @@ FORM_BODY = {
                     "description": _FORM_NOTE,
                     "properties": {
                         f"{prefix}{name}": {
-                            "type": "array",
-                            "items": _BINARY["schema"] if name == "image" else {"type": "string"},
+                            "anyOf": _one_or_several(name == "image"),
                             "description": f"{what} that results should be {word}.",
                         }
                         for prefix, word in (("", "like"), ("unlike_", "unlike"))
@@ -170,6 +176,7 @@ def customize_document(app: FastAPI) -> None:
             }
             if app.state.service.settings.keys:
                 document["security"] = [{"bearer": []}, {"header": []}]
+            add_code_samples(document)
         assert app.openapi_schema is not None
         return app.openapi_schema
 

@@ -96,11 +96,12 @@ def _option(name: str, text: str) -> Any:
 
 
 def _example(kind: str, part: Part, number: int) -> Any:
-    if kind == "image" and part.filename is not None:
-        filename = printable(part.filename.replace("\\", "/").rpartition("/")[2])
-        return SentImage(part.data(), shorten(filename, _NAME) or f"image {number + 1}")
     if kind == "image":
-        return part.text()
+        data = part.data()
+        if part.filename is None and data.isascii():
+            return data.decode()  # base64, as in JSON
+        filename = printable((part.filename or "").replace("\\", "/").rpartition("/")[2])
+        return SentImage(data, shorten(filename, _NAME) or f"image {number + 1}")
     return _json(_text(part)) if kind == "vector" else _text(part)
 
 
