@@ -11,7 +11,7 @@ FROM python:3.13-slim
 COPY --from=built /opt/lookalike /opt/lookalike
 RUN useradd --system --uid 10001 --home-dir /tmp lookalike
 USER 10001
-ENV PYTHONDONTWRITEBYTECODE=1 MPLCONFIGDIR=/tmp/matplotlib LOOKALIKE_DATA=/data
+ENV PYTHONDONTWRITEBYTECODE=1 MPLCONFIGDIR=/tmp/matplotlib LOOKALIKE_DATA=/data LOOKALIKE_SERVE_LOG_LEVEL=info
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["/opt/lookalike/bin/python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
 ENTRYPOINT ["/opt/lookalike/bin/lookalike", "serve", "--host", "0.0.0.0", "--keys", "/run/secrets/keys"]
