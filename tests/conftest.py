@@ -52,6 +52,9 @@ _LONGEST_FIRST = (
     "test_demo",
     "test_page",
     "test_readme",
+    "test_diagnostics",
+    "test_faults",
+    "test_embedded_damage",
 )
 """Groups of tests that processes take first; the others follow by name."""
 
