@@ -795,8 +795,8 @@ class SpaceRounds:
             left = [name for name in case.made if _is_unfinished(self.folder / name)]
             if not case.resumes:
                 problems += [f"{name} is left unfinished" for name in left]
-            hidden = [p.name for p in self.folder.rglob(".*") if p.name != ".gitignore"]
-            problems += [f"{name} is left behind" for name in hidden]
+            hidden = {p.name for p in self.folder.rglob(".*") if p.suffix != ".lock"}
+            problems += [f"{name} is left behind" for name in hidden - {".gitignore"}]
             for name in case.made:  # a command may have made some of several files
                 _remove(self.folder / name)
             again = self._command(self.folder, *case.arguments)
