@@ -328,8 +328,8 @@ class SearchResult(BaseModel):
     )
     note: str | None = Field(
         description="What to know about the results: that a text was searched in names and "
-        "metadata, since the encoder supports images only, or which keywords match nothing; "
-        "usually null."
+        "metadata, since the encoder supports images only, which keywords match nothing, or that "
+        "an approximate index was used; usually null."
     )
     revision: str = Field(description="Revision of the gallery that the results are of.")
     offset: int = Field(description="Number of results before these.")

@@ -17,7 +17,7 @@ import mmap
 import os
 import shlex
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -33,7 +33,11 @@ from lookalike.types import Embeddings, Metric
 
 CONNECTIVITY = 16
 EXPANSION = 128
-"""Candidates that are held while the graph is built and searched: its M and ef."""
+"""Candidates that are held while the graph is built: its M and efConstruction."""
+
+EFFORTS = (64, 96, 128, 200)
+"""Candidates that are held while it is searched: the least ef with which a sample of rows finds its
+neighbors, see :mod:`lookalike.stores.embedded.graph_search`; the last one until that is known."""
 
 MAX_VALUE = 60_000.0
 """Largest value of a vector in 16 bits."""
@@ -85,6 +89,9 @@ class GraphIndex:
     """A graph that was verified.
 
     usearch's searches by several threads at a time share buffers, so there is one at a time.
+
+    Attributes:
+        effort: candidates that a search holds, at least: its ef.
     """
 
     def __init__(self, record: GraphRecord, index: Any, mapped: mmap.mmap | None = None) -> None:
@@ -92,6 +99,8 @@ class GraphIndex:
         self._index = index
         self._mapped = mapped  # must not be closed before
         self._lock = threading.Lock()
+        self._is_measured = False
+        self.effort = EFFORTS[-1]
 
     @classmethod
     def load(cls, folder: Path, record: GraphRecord, dim: int, *, copy: bool = False) -> Self:
@@ -131,9 +140,35 @@ class GraphIndex:
 
     def search(self, query: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         """Return the slots of about the ``count`` nearest rows to a query ``(dim,)``, unsorted."""
+        return self.search_with(self.effort, query, count)
+
+    def search_with(self, effort: int, query: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+        """Return the same by another effort."""
         with self._lock, raising_interrupts():
+            self._index.expansion_search = effort
             matches = self._index.search(query, count, threads=1)
         return np.asarray(matches.keys).astype(np.int64)
+
+    def measure_effort(self, measure: Callable[[], int], *, beside: bool) -> None:
+        """Set the effort to what is measured, once; if that fails, it stays as it is.
+
+        Args:
+            measure: returns the effort.
+            beside: measure it in a thread, while others search.
+        """
+
+        def run() -> None:
+            with contextlib.suppress(LookalikeError, OSError, MemoryError):
+                self.effort = measure()
+
+        with self._lock:
+            if self._is_measured:
+                return
+            self._is_measured = True
+        if beside:
+            threading.Thread(target=run, daemon=True).start()
+        else:
+            run()
 
 
 @contextlib.contextmanager
@@ -167,7 +202,7 @@ def new_index(metric: Metric, dim: int, *, writable: bool) -> Any:
         dtype="f16",
         connectivity=CONNECTIVITY,
         expansion_add=EXPANSION,
-        expansion_search=EXPANSION,
+        expansion_search=EFFORTS[-1],
         enable_key_lookups=writable,
     )
 
@@ -221,7 +256,7 @@ class GraphState:
             "type": "HNSW",
             "M": CONNECTIVITY,
             "efConstruction": EXPANSION,
-            "ef": EXPANSION,
+            "ef": [EFFORTS[0], EFFORTS[-1]],
             "rows": self.rows,
             "newer_rows": self.newer,
             "bytes": self.bytes,

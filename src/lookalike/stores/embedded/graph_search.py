@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.stores.embedded.graph import EXPANSION, GraphIndex, prepared
+from lookalike.cancellation import check_cancelled
+from lookalike.stores.embedded.graph import EFFORTS, GraphIndex, prepared
 from lookalike.stores.exact import ExactIndex, Nearest
 from lookalike.types import Embeddings, Metric
 
@@ -31,6 +32,12 @@ _BATCH_ROWS = 500_000
 _MAX_GATHERED = 100
 """Newer rows up to which they are compared one by one, together with the candidates; a scan has the
 same fixed cost as the comparison of so many."""
+
+
+_SAMPLE, _SAMPLE_K = 100, 10
+_SAMPLE_RECALL = 0.995
+"""Rows whose neighbors are searched for, how many of each, and the share that is to be found: more
+than .99, since queries that are no rows find less."""
 
 
 class GraphResult(NamedTuple):
@@ -136,13 +143,56 @@ class GraphSearch:
         """
         wanted = self._wanted(k)
         if self._share < _NEARLY_ALL:
-            wanted = max(wanted, EXPANSION)
+            wanted = max(wanted, self._graph.effort)
         return math.ceil(wanted / max(self._share, 1e-9))
 
     def _matching(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         if self._allowed is None:
             return slots[(slots >= 0) & (slots < self._slots)]
         return _within(slots, self._allowed)
+
+
+def measured_effort(
+    graph: GraphIndex, index: ExactIndex, living: NDArray[np.int64] | None, metric: Metric
+) -> int:
+    """Return the least effort with which a sample of the rows finds its neighbors by a graph.
+
+    How many candidates a recall needs depends on the embeddings: ef 64 finds all 10 neighbors of
+    100,000 clustered vectors, ef 96 finds .998 of those of 60,000 HOG features of clothes, and
+    ef 200 finds .994 where the vectors have 32 intrinsic dimensions. So it is measured, in about
+    the time of 100 exact searches at once.
+
+    Args:
+        graph: to search.
+        index: of all slots.
+        living: slots of rows, ascending; None if all slots have one.
+        metric: of the graph.
+
+    Raises:
+        LookalikeError: an embedding is damaged, or the work was cancelled.
+    """
+    record = graph.record
+    slots = np.arange(len(index)) if living is None else living
+    slots = np.setdiff1d(slots[slots < record.slots], record.left_out, assume_unique=True)
+    k = min(_SAMPLE_K, len(slots) - 1)
+    if k < 1:
+        return EFFORTS[-1]
+    chosen = np.random.default_rng(0).choice(slots, min(_SAMPLE, len(slots)), replace=False)
+    queries = index.at(np.sort(chosen))
+    furthest = index.search(queries, k + 1, metric, slots).distances[:, -1]  # it finds itself, too
+    vectors, _ = prepared(queries, metric, record.scale)
+    for effort in EFFORTS[:-1]:
+        count = 0
+        for query, vector, distance in zip(queries, vectors, furthest.tolist(), strict=True):
+            check_cancelled()
+            candidates = graph.search_with(effort, vector, _MIN_CANDIDATES)
+            candidates = np.sort(_within(candidates, slots))
+            if len(candidates):
+                nearest = index.compare(query, k + 1, metric, candidates)
+                count += int(np.count_nonzero(nearest.distances[: k + 1] <= distance)) - 1
+        if count >= _SAMPLE_RECALL * k * len(queries):
+            return effort
+    return EFFORTS[-1]
 
 
 def _within(slots: NDArray[np.int64], allowed: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MANY_TIES = 5_000
+_MEASURED_AT_ONCE = 50_000
+"""Rows up to which the effort of a graph is measured while a search waits."""
 
 
 class EmbeddedSnapshot:
@@ -167,11 +169,15 @@ class EmbeddedSnapshot:
         graph = self._graphs.get(folder, record, facts.generation, facts.dim)
         if graph is None:
             return None
-        from lookalike.stores.embedded.graph_search import GraphSearch
+        from lookalike.stores.embedded.graph_search import GraphSearch, measured_effort
 
-        search = GraphSearch(graph, self._index, self._slots if subset is None else subset)
-        apt = search.is_apt(len(queries), k)
-        return search.search(queries, k, metric) if apt else None
+        index, living = self._index, self._slots
+        search = GraphSearch(graph, index, living if subset is None else subset)
+        if not search.is_apt(len(queries), k):
+            return None
+        measure = partial(measured_effort, graph, index, living, metric)
+        graph.measure_effort(measure, beside=len(index) > _MEASURED_AT_ONCE)
+        return search.search(queries, k, metric)
 
     @property
     def is_approximate(self) -> bool:
