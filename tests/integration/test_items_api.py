@@ -60,7 +60,9 @@ class Shop:
         assert status == 200, answer
         return answer
 
-    def send_form(self, path: str, *fields: tuple[str, bytes, str | None]) -> tuple[int, Any]:
+    def send_form(
+        self, path: str, *fields: tuple[str, bytes, str | None], method: str = "POST"
+    ) -> tuple[int, Any]:
         """Send a form as browsers do; a field is its name, content, and the name of a file."""
         edge = uuid.uuid4().hex
         parts = []
@@ -70,7 +72,7 @@ class Shop:
             parts.append(head.encode() + content + b"\r\n")
         headers = {"content-type": f"multipart/form-data; boundary={edge}"}
         body = b"".join([*parts, f"--{edge}--\r\n".encode()])
-        response, content = self.served.request("POST", f"{ROUTE}{path}", body, headers)
+        response, content = self.served.request(method, f"{ROUTE}{path}", body, headers)
         return response.status, json.loads(content)
 
 
@@ -322,6 +324,14 @@ def test_put_says_whether_the_item_is_new(writable: Shop) -> None:
         for shade in (1, 9)
     ]
     assert statuses == [201, 200]
+
+
+def test_put_takes_a_form_too(writable: Shop) -> None:
+    status, answer = writable.send_form("/item?id=new", ("image", png(1, 2, 3), "a"), method="PUT")
+    assert (status, answer) == (201, {"id": "api:new", "created": True})
+    assert (writable.gallery.image("new")[0, 0] == (1, 2, 3)).all()
+    for fields in ([("file", b"x", "a")], [("image", b"x", "a")] * 2, []):
+        assert writable.send_form("/item?id=b", *fields, method="PUT")[0] in (400, 413)
 
 
 def test_a_form_of_several_images(writable: Shop) -> None:

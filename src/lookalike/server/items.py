@@ -16,6 +16,7 @@ from lookalike.server.dependencies import GalleryDep, ItemId, ServiceDep
 from lookalike.server.json_bodies import JsonRoute
 from lookalike.server.limits import Limits
 from lookalike.server.links import DEFAULT_SIZE, ThumbnailSize
+from lookalike.server.multipart import FORM, image_of
 from lookalike.server.openapi import (
     IMAGE_BODY,
     ITEM_READS,
@@ -30,6 +31,23 @@ from lookalike.server.sending import FileResponse
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["items"], route_class=JsonRoute)
 
 _EDITABLE = f"{UPLOADS}:"
+
+_ITEM_FORM = {
+    "schema": {
+        "type": "object",
+        "required": ["image"],
+        "additionalProperties": False,
+        "properties": {
+            "image": {"type": "string", "format": "binary", "description": "The image file."}
+        },
+    }
+}
+_ITEM_BODY: dict[str, Any] = {
+    "requestBody": {
+        **IMAGE_BODY["requestBody"],
+        "content": {**IMAGE_BODY["requestBody"]["content"], FORM: _ITEM_FORM},  # type: ignore[dict-item]
+    }
+}
 
 _PUT_LINKS = item_links(
     "$response.body#/id", *ITEM_READS, "put_item", "update_item_metadata", "delete_item"
@@ -168,7 +186,7 @@ async def get_item_neighbors(
         201: {"description": "Added", "model": schemas.PutResult, **_PUT_LINKS},
         **error_responses(409, 507),
     },
-    openapi_extra=IMAGE_BODY,
+    openapi_extra=_ITEM_BODY,
 )
 async def put_item(
     opened: GalleryDep,
@@ -185,11 +203,13 @@ async def put_item(
         ),
     ] = None,
 ) -> schemas.PutResult:
-    """Store the image in the request body. The ID gets the prefix api: if it has none.
+    """Store the image in the request body, or in the field image of a form.
 
-    The status is 201 if the item is new, and 200 if it was replaced.
+    The ID gets the prefix api: if it has none. The status is 201 if the item is new, and 200 if it
+    was replaced.
     """
-    replaced = await service.put(opened, row_id, await request.body(), _metadata(metadata))
+    data = image_of(await request.body(), request.headers.get("content-type", ""))
+    replaced = await service.put(opened, row_id, data, _metadata(metadata))
     response.status_code = 200 if replaced else 201
     return schemas.PutResult(id=upload_id(row_id), created=not replaced)
 

@@ -101,6 +101,20 @@ def parse_form(body: bytes, content_type: str, max_parts: int) -> list[Part]:
     return parts
 
 
+def image_of(body: bytes, content_type: str) -> bytes:
+    """Return the image file that a body is: as it is, or the field ``image`` of a form.
+
+    Raises:
+        ProblemError: a form is malformed, or has something else than one image.
+    """
+    if not is_form(content_type):
+        return body
+    parts = parse_form(body, content_type, 1)
+    if not parts or parts[0].name != "image":
+        raise malformed("it must have one field, image, with the file")
+    return parts[0].data()
+
+
 def _part(body: bytes, view: memoryview, start: int, end: int, number: int) -> Part:
     """Return the part between two places."""
     if body.startswith(b"\r\n", start):
