@@ -490,10 +490,20 @@ class TestWriting:
     ) -> None:
         monkeypatch.setattr("lookalike.stores.embedded.packing._MAX_SHARED", 3)
         ids = [f"s:{i}.png" for i in range(8)]
-        metadata = [{f"column {i}": i, "ü\x1e": ["\x1e", 1.5, None]} for i in range(8)]
+        metadata = [
+            {f"column {i}": i, "ü\x1e": ["\x1e", 1.5, None], "%s 100%": "%d"} for i in range(8)
+        ]
         batch = Rows(ids, [f"/{i}/{i}.png" for i in range(8)], matrix(8), metadata, ids)
         store.upsert(batch)
         assert contents(store) == expected(batch)
+
+    def test_numbers_of_what_rows_share_may_be_used_up(self, store: EmbeddedStore) -> None:
+        store.upsert(rows(matrix(3)))
+        with sqlite3.connect(store._database) as connection:
+            connection.execute(f"INSERT INTO uri_prefixes VALUES ({2**63 - 1}, 'odd')")
+        with pytest.raises(StorageError, match="cannot be written"):
+            store.upsert(replace(rows(matrix(2), "new"), uris=["/a/new0000", "/b/new0001"]))
+        assert store.count() == 3
 
     def test_strange_ids_and_long_ones(self, store: EmbeddedStore) -> None:
         ids = ["x" * 10_000, "it's", 'a"b', "a\nb", "a\0b", "a", "é", "", "\U0001f600"]

@@ -18,6 +18,7 @@ from zlib import crc32
 
 from lookalike.errors import InputError
 from lookalike.stores.base import Rows
+from lookalike.stores.embedded.failures import odd_values
 from lookalike.stores.same_columns import SameColumns, by_columns
 from lookalike.types import Embeddings
 
@@ -55,7 +56,7 @@ class CheckedRows(NamedTuple):
     Args:
         ids: their ids.
         uris: where their images are.
-        hashes: content hashes, packed.
+        hashes: of their contents.
         signatures: as they are.
         encoded: what the checksum of each is of, beside its embedding.
         metadata: as JSON.
@@ -66,7 +67,7 @@ class CheckedRows(NamedTuple):
 
     ids: Sequence[str]
     uris: Sequence[str]
-    hashes: Sequence[str | bytes]
+    hashes: Sequence[str]
     signatures: Sequence[str]
     encoded: Sequence[bytes]
     metadata: Sequence[str]
@@ -115,9 +116,8 @@ def _checked(rows: Rows) -> CheckedRows:
             names[place] = packed_names
     fields = zip(rows.ids, rows.uris, rows.hashes, rows.signatures, texts, strict=True)
     encoded = [*map(_encoded, fields)]
-    hashes = _pack_hashes(rows.hashes)
     return CheckedRows(
-        *(rows.ids, rows.uris, hashes, rows.signatures, encoded),
+        *(rows.ids, rows.uris, rows.hashes, rows.signatures, encoded),
         *(texts, names, values, groups),
     )
 
@@ -151,8 +151,9 @@ class Sharing:
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._prefixes = _Numbers(connection, "uri_prefixes", "prefix")
-        self._names = _Numbers(connection, "metadata_names", "names")
+        with odd_values():
+            self._prefixes = _Numbers(connection, "uri_prefixes", "prefix")
+            self._names = _Numbers(connection, "metadata_names", "names")
 
     def store(self, connection: sqlite3.Connection) -> None:
         """Store what is new.
@@ -160,8 +161,9 @@ class Sharing:
         Raises:
             sqlite3.Error: that failed.
         """
-        self._prefixes.store(connection)
-        self._names.store(connection)
+        with odd_values():
+            self._prefixes.store(connection)
+            self._names.store(connection)
 
     def packed_rows(
         self, slots: Sequence[int], rows: CheckedRows, embeddings: Embeddings
@@ -179,7 +181,8 @@ class Sharing:
             for encoded, start in zip(rows.encoded, count(0, size))
         ]
         uris, metadata = self._pack_uris(rows), self._pack_metadata(rows)
-        columns = (slots, uris, rows.ids, rows.hashes, rows.signatures, metadata, checksums)
+        hashes = _pack_hashes(rows.hashes)
+        columns = (slots, uris, rows.ids, hashes, rows.signatures, metadata, checksums)
         return [*zip(*columns, strict=True)]
 
     def _pack_uris(self, rows: CheckedRows) -> list[str | int]:
