@@ -8,7 +8,7 @@ import pytest
 
 from lookalike.stores import quantized
 from lookalike.stores.candidates import group_maxima
-from lookalike.stores.quantized import QuantizedBlocks, QuantizedQueries
+from lookalike.stores.quantized import BlockScores, QuantizedBlocks, QuantizedQueries
 from lookalike.types import Metric
 
 ROWS = 48
@@ -42,6 +42,13 @@ def blocks_of(rows: np.ndarray) -> QuantizedBlocks:
     return blocks
 
 
+def single_scores(blocks: QuantizedBlocks, query: QuantizedQueries, metric: Metric) -> BlockScores:
+    count = len(blocks)
+    out = BlockScores(np.empty((count, ROWS), np.float32), np.empty((count, 12), np.float32), None)
+    blocks.query_scores(query, slice(None), metric, 2, out)
+    return out
+
+
 def true_scores(queries: np.ndarray, rows: np.ndarray, metric: Metric) -> np.ndarray:
     exact = rows.astype(np.float64)
     squares = (exact * exact).sum(axis=1)
@@ -70,8 +77,8 @@ def test_errors_of_scores_are_bounded(kind: str, dim: int, metric: Metric) -> No
         assert (np.abs(scores - truth[:, part]) <= errors[block][:, None]).all()
         np.testing.assert_array_equal(maxima, group_maxima(scores[None], 12)[0])
     single = QuantizedQueries.of(queries[:1])
-    scores = np.empty((len(blocks), ROWS), np.float32)
-    blocks.query_scores(single, slice(None), metric, 1, scores)
+    scores, maxima, _ = single_scores(blocks, single, metric)
+    np.testing.assert_array_equal(maxima, group_maxima(scores, 12))
     errors = blocks.errors(single, slice(None), metric)[:, 0]
     assert (np.abs(scores.ravel() - truth[0]) <= np.repeat(errors, ROWS)).all()
     if kind not in ("scales", "spiky", "crowded"):  # the bounds are of use
@@ -122,7 +129,6 @@ def test_a_process_compiles_each_model_once(monkeypatch: pytest.MonkeyPatch) -> 
     for count, dim in ((1, 4), (3, 4), (2, 33)):
         blocks = blocks_of(table(0, "plain", count * ROWS, dim))
         queries = QuantizedQueries.of(np.ones((1, dim)))
-        out = np.empty((count, ROWS), np.float32)
-        blocks.query_scores(queries, slice(None), Metric.L2, 2, out)
+        single_scores(blocks, queries, Metric.L2)
         blocks.batch_scores(queries, 0, Metric.L2, None, 6)
     assert compiled == [2, 1]

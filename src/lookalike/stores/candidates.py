@@ -194,8 +194,8 @@ def group_count(rows: int, blocks: int, queries: int, k: int) -> int:
 
 
 def group_maxima(scores: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
-    """Return the maxima ``(q, blocks, groups)`` of scores ``(q, blocks, rows)``."""
-    while scores.shape[2] > groups:  # halves are whole vectors
-        half = scores.shape[2] // 2
-        scores = np.maximum(scores[:, :, :half], scores[:, :, half:])
+    """Return the maxima ``(..., groups)`` of scores ``(..., rows)``."""
+    while scores.shape[-1] > groups:  # halves are whole vectors
+        half = scores.shape[-1] // 2
+        scores = np.maximum(scores[..., :half], scores[..., half:])
     return scores

@@ -31,7 +31,7 @@ from lookalike.stores.candidates import (
     group_maxima,
 )
 from lookalike.stores.mapped import release_pages
-from lookalike.stores.quantized import QuantizedBlocks, QuantizedQueries
+from lookalike.stores.quantized import BlockScores, QuantizedBlocks, QuantizedQueries
 from lookalike.types import Embeddings, Metric
 
 _MIN_QUANTIZED = 20_000
@@ -488,21 +488,23 @@ class _Scan:
             part = slice(start, min(start + step, last))
             count = part.stop - start
             joins = part.stop == len(self.codes) and 0 < rest.stop - rest.start <= size
+            groups = query.groups(size, count + joins)
             scores = np.empty((1, count + joins, size), np.float32)
+            maxima = np.empty((1, count + joins, groups), np.float32)
             errors = np.empty((1, count + joins), np.float32)
-            if joins:  # first, so that the scores of the codes stay in the cache
+            if joins:
                 plain = scores[:, -1, : rest.stop - rest.start]
                 errors[:, -1] = self._plain(query, metric, scope, rest, plain)
                 scores[:, -1, plain.shape[1] :] = -np.inf
+                maxima[:, -1] = group_maxima(scores[:, -1], groups)
+                self._check(maxima[:, -1])
                 rest = slice(rest.stop, rest.stop)
-            self.codes.query_scores(rounded, part, metric, self.threads, scores[0, :count])
+            exclude = None if scope.excluded is None else excluded[part]
+            out = BlockScores(scores[0, :count], maxima[0, :count], exclude)
+            self.codes.query_scores(rounded, part, metric, self.threads, out)
             errors[:, :count] = self.codes.errors(rounded, part, metric).T
-            if scope.excluded is not None:
-                np.copyto(scores[0, :count], np.float32(-np.inf), where=excluded[part])
             if len(extreme):  # all of their rows are excluded
                 errors[:, extreme[(extreme >= start) & (extreme < part.stop)] - start] = 0
-            maxima = group_maxima(scores, query.groups(size, count + joins))
-            self._check(maxima[:, count:])
             yield ScoredRows(start * size, scores, maxima, errors)
             if not self._was_read:
                 release_pages(self.codes.codes[part])

@@ -16,12 +16,13 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.process_state import default_environment
+from lookalike.stores.candidates import group_maxima
 from lookalike.types import Embeddings, Metric
 
 BLOCK = 4096
@@ -80,6 +81,20 @@ class QuantizedQueries:
             np.sqrt(np.vecdot(residuals, residuals)),
             np.sqrt(np.vecdot(rounded, rounded)),
         )
+
+
+class BlockScores(NamedTuple):
+    """Where the scores of one query and some blocks are written.
+
+    Args:
+        scores: ``(blocks, rows)`` float32; -inf where a row is excluded.
+        maxima: ``(blocks, groups)`` float32 of groups of rows: if they are n, each has every n-th.
+        excluded: ``(blocks, rows)`` which rows are excluded; None if none is.
+    """
+
+    scores: NDArray[np.float32]
+    maxima: NDArray[np.float32]
+    excluded: NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +189,9 @@ class QuantizedBlocks:
         blocks: slice,
         metric: Metric,
         threads: int,
-        out: NDArray[np.float32],
+        out: BlockScores,
     ) -> None:
-        """Write the scores ``(blocks, rows)`` of one query."""
+        """Compute the scores of one query; their product with all blocks in several threads."""
         run = _query_kernel(os.getpid(), threads)
         [products] = run({"query": query.codes[None], "codes": self.codes[blocks]})
         products = products[:, 0]
@@ -184,7 +199,7 @@ class QuantizedBlocks:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             for start in range(0, len(products), _CACHED):
                 part = slice(start, start + _CACHED)
-                scores, integers, some = out[part], products[part], scales[part]
+                scores, integers, some = out.scores[part], products[part], scales[part]
                 if query.zero:
                     np.multiply(some[:, _SUM], np.float32(-query.zero), out=scores)
                     np.add(scores, integers, out=scores, dtype=np.float32, casting="unsafe")
@@ -194,6 +209,9 @@ class QuantizedBlocks:
                 scores *= some[:, _COSINE_SCALE if metric is Metric.COSINE else _SCALE]
                 if metric is Metric.L2:
                     scores -= some[:, _HALF_SQUARE]
+                if out.excluded is not None:
+                    np.copyto(scores, np.float32(-np.inf), where=out.excluded[part])
+                out.maxima[part] = group_maxima(scores, out.maxima.shape[1])
 
     def batch_scores(
         self,
