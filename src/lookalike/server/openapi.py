@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from lookalike.server.code_samples import add_code_samples
 from lookalike.server.problems import MEDIA_TYPE
-from lookalike.server.schemas import Problem
+from lookalike.server.schemas import Problem, UrlParameters
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
@@ -55,9 +55,17 @@ _FORM_FIELDS = {
     "url": "URLs of images",
     "vector": "Embeddings, each as a JSON array,",
 }
-_FORM_NOTE = """A query and the options of the search. Each example may be there several times.
-`weights` are of the examples in the order of the form, first those that results should be like;
-joined by commas. All other fields are the parameters of a search with an image file."""
+_WEIGHTS = """Weights of the examples, joined by commas: in the order of the form, first those that
+results should be like; 1 and 0.5 by default."""
+
+
+def _form_option(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an option in a form, where nothing is null."""
+    kinds = [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]
+    kept = {name: value for name, value in schema.items() if name not in ("anyOf", "title")}
+    if kept.get("default", "") is None:
+        del kept["default"]
+    return {**(kinds[0] if kinds else {}), **kept}
 
 
 def _one_or_several(is_file: bool) -> list[dict[str, Any]]:
@@ -71,7 +79,8 @@ FORM_BODY = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "description": _FORM_NOTE,
+                    "description": "Examples, each of which may be there several times, and the "
+                    "options of the search.",
                     "properties": {
                         f"{prefix}{name}": {
                             "anyOf": _one_or_several(name == "image"),
@@ -79,8 +88,13 @@ FORM_BODY = {
                         }
                         for prefix, word in (("", "like"), ("unlike_", "unlike"))
                         for name, what in _FORM_FIELDS.items()
-                    },
-                    "additionalProperties": {"type": "string"},
+                    }
+                    | {
+                        name: _form_option(schema)
+                        for name, schema in UrlParameters.model_json_schema()["properties"].items()
+                    }
+                    | {"weights": {"type": "string", "description": _WEIGHTS}},
+                    "additionalProperties": False,
                 }
             }
         }
@@ -160,7 +174,8 @@ def customize_document(app: FastAPI) -> None:
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
             template = "#/components/schemas/{model}"
-            schemas["Problem"] = Problem.model_json_schema(ref_template=template)
+            problem = Problem.model_json_schema(ref_template=template)
+            schemas |= {**problem.pop("$defs"), "Problem": problem}
             document["components"]["securitySchemes"] = {
                 "bearer": {
                     "type": "http",
