@@ -23,6 +23,7 @@ from lookalike.metadata import (
     SHORTENED,
     check_metadata,
     parse_metadata,
+    parse_metadata_rows,
     storable_metadata,
 )
 
@@ -127,6 +128,7 @@ def test_the_largest_columns_are_shortened_and_small_ones_stay() -> None:
 STORED_BY_OTHERS = {
     "NaN": ('{"a": NaN, "b": Infinity, "c": 1}', {"a": None, "b": None, "c": 1}),
     "too large a float": ('{"a": 1e999, "c": 1}', {"a": None, "c": 1}),
+    "a long one": ('{"a": %se99, "c": 1}' % ("1" * 250), {"a": None, "c": 1}),
     "digits": ('{"a": %s, "c": 1}' % ("1" * 5_000), {"a": "1" * 5_000, "c": 1}),
     "surrogate": ('{"a": "\\ud800", "c": 1}', {"a": "\\ud800", "c": 1}),
     "nul": ('{"a": "\\u0000", "c": 1}', {"a": "\\x00", "c": 1}),
@@ -141,6 +143,17 @@ STORED_BY_OTHERS = {
 def test_reading_what_others_stored_never_fails(case: str) -> None:
     text, expected = STORED_BY_OTHERS[case]
     assert parse_metadata(text) == expected
+
+
+def test_rows_are_read_together_as_one_by_one() -> None:
+    texts = [json.dumps(metadata) for metadata in STORED.values()]
+    assert parse_metadata_rows(texts) == list(map(parse_metadata, texts))
+    assert parse_metadata_rows(()) == []
+    for text, expected in STORED_BY_OTHERS.values():
+        assert parse_metadata_rows([*texts[:2], text, '{"d": [{}]}', "{} {}"]) == [
+            *map(parse_metadata, texts[:2]),
+            *(expected, {"d": [{}]}, {}),
+        ]
 
 
 def test_what_was_stored_too_deep_is_cut_on_reading() -> None:
