@@ -367,6 +367,23 @@ def test_texts_of_many_rows_are_those_of_each(metadata: list[Metadata]) -> None:
     assert texts_of(ids, ids, metadata) == tuple([text for [text] in part] for part in parts)
 
 
+@pytest.mark.parametrize("limit", [("_WRITTEN", 3), ("_CHARACTERS", 40)])
+def test_many_texts_are_added_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: tuple[str, int]
+) -> None:
+    monkeypatch.setattr(full_text, *limit)
+    store = EmbeddedStore.create(tmp_path / "store", 2)
+    titles = ["red", "", "blue " * 30, "", "green", *("shoe" for _ in range(11))]
+    store.upsert(rows_of([f"s:{i}" for i in range(16)], [{"title": each} for each in titles]))
+    assert len(search(store, "shoe")) == 11
+    assert search(store, "blue") == ["s:2"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "store" / FILE)) as connection:
+        assert full_text.verify(connection, deep=True) == []
+        for table, texts in (("metadata_text", 14), ("name_text", 16)):
+            query = f"SELECT count(*) FROM {table}_docsize"
+            assert connection.execute(query).fetchone() == (texts,)
+
+
 def test_texts_of_extreme_values_stay_the_same_when_stored() -> None:
     deep: Any = "word"
     for _ in range(25):

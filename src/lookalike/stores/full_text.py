@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, zip_longest
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -74,6 +75,9 @@ _ADD_NAMES = (
 
 _WRITTEN = 16_384
 """Rows whose texts are added at a time, in less than .1 s."""
+
+_CHARACTERS = 1 << 24
+"""Characters of these texts, unless that of one row has more; SQLite reads up to 10^9 bytes."""
 
 _STEP = 1_000
 """Rows that are indexed or read between checks whether the work was cancelled."""
@@ -210,12 +214,23 @@ def _add(connection: sqlite3.Connection, texts: _Texts) -> None:
     if [*slots] != [*range(slots[0], slots[0] + len(slots))] or len(set(sources)) > 1:
         _replace(connection, _Texts((), (), (), ()), texts)
         return
-    for start in range(0, len(slots), _WRITTEN):
+    for part in _parts([*map(add, map(len, metadata), map(len, names))]):
         check_cancelled()
-        part = slice(start, start + _WRITTEN)
+        first = slots[part.start]
         data = (json.dumps(column[part], ensure_ascii=False) for column in (metadata, names))
-        connection.execute(_ADD_METADATA, (slots[start], next(data)))
-        connection.execute(_ADD_NAMES, (slots[start], next(data), sources[0]))
+        connection.execute(_ADD_METADATA, (first, next(data)))
+        connection.execute(_ADD_NAMES, (first, next(data), sources[0]))
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[slice]:
+    """Yield parts of texts that are not too large for one statement."""
+    start = size = 0
+    for place, each in enumerate(sizes):
+        if place - start == _WRITTEN or (place > start and size + each > _CHARACTERS):
+            yield slice(start, place)
+            start, size = place, 0
+        size += each
+    yield slice(start, len(sizes))
 
 
 def _replace(connection: sqlite3.Connection, old: _Texts, new: _Texts) -> None:
