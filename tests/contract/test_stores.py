@@ -224,3 +224,27 @@ def test_the_exact_index_is_exact_where_scores_are_close() -> None:
     for i, query in enumerate(queries):
         distances = np.linalg.norm(matrix.astype(float) - query.astype(float), axis=1)
         np.testing.assert_allclose(nearest.distances[i], np.sort(distances)[:7], rtol=1e-9)
+
+
+def test_rows_are_browsed_in_the_same_order_in_every_store(make: Make) -> None:
+    """As in memory, also after rows were replaced and deleted."""
+    values: list[dict[str, Any]] = [{"year": 2001}, {"year": 1999, "tag": ["b"]}, {"tag": "a"}, {}]
+    names = [f"{'ab'[number % 2]}:x/IMG_{number}.jpg" for number in range(12)]
+    signatures = [f"5-{10**18 + 7 * number % 12}" for number in range(12)]
+    stores: list[VectorStore] = [make(DIM), MemoryStore(DIM)]
+    answers = []
+    for store in stores:
+        metadata = [values[number % 4] for number in range(12)]
+        vectors = np.ones((12, DIM), np.float32)
+        store.upsert(Rows(names, ["/"] * 12, vectors, metadata, ["h"] * 12, signatures))
+        store.delete(names[3:5])
+        new = Rows(names[:1], ["/"], vectors[:1], [{"year": 2010, "tag": True}], ["h"])
+        store.upsert(new)
+        view = store.snapshot()
+        for sort in ("id", "-id", "name", "-source", "year", "-tag", "-date", ["source", "-name"]):
+            for options in ({}, {"where": "year > 1999"}, {"keywords": "img 2001"}):
+                order = ordering.order_rows(view, sort=sort, **options)
+                answers.append((sort, options, view.ids_at(order)))
+    half = len(answers) // 2
+    assert answers[:half] == answers[half:]
+    assert len(answers[0][2]) == 10
