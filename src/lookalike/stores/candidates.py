@@ -86,6 +86,7 @@ class Selection:
         self._floors = np.full(queries, -np.inf, np.float32)
         self._chosen: list[tuple[NDArray[np.int64], Candidates]] = []
         self._count = 0
+        self._has_floors = False
 
     def add(self, part: ScoredRows) -> None:
         """Choose from scores.
@@ -96,11 +97,14 @@ class Selection:
         queries, blocks, groups = part.maxima.shape
         rows = part.scores.shape[2]
         maxima, errors = part.maxima.reshape(-1), part.errors.reshape(-1)
+        is_first = not self._has_floors and blocks * groups >= self._k
+        if is_first:
+            self._set_floors(part)
         least = self._least(part)
         passing = (part.maxima >= least[:, :, None]).reshape(-1).nonzero()[0]
         series, group = np.divmod(passing, groups)  # a series has the scores of a query and a block
         maxima = maxima[passing]
-        if self._raise_floors(series // blocks, maxima - errors[series]):
+        if not is_first and self._raise_floors(series // blocks, maxima - errors[series]):
             least = self._least(part)
             again = (maxima >= least.reshape(-1)[series]).nonzero()[0]
             series, group = series[again], group[again]
@@ -126,6 +130,14 @@ class Selection:
         """Return the scores ``(q, blocks)`` from which a row may be among the nearest."""
         return np.asarray(np.maximum(self._floors[:, None] - part.errors, _LOWEST))
 
+    def _set_floors(self, part: ScoredRows) -> None:
+        """Take all scores of a first part into account, of at least ``k`` groups."""
+        best = (part.maxima - part.errors[:, :, None]).reshape(len(self._floors), -1)
+        best.partition(best.shape[1] - self._k, axis=1)
+        self._best = best[:, -self._k :].copy()
+        self._floors = self._best[:, 0].copy()
+        self._has_floors = True
+
     def _raise_floors(self, query: NDArray[np.int64], least: NDArray[np.float32]) -> bool:
         """Take scores of some queries, in ascending order, into account; return whether some did.
 
@@ -147,6 +159,7 @@ class Selection:
         best.partition(best.shape[1] - self._k, axis=1)
         best = best[:, -self._k :]
         self._best[raised], self._floors[raised] = best, best[:, 0]
+        self._has_floors = True
         return True
 
     def _join(self) -> tuple[NDArray[np.int64], Candidates]:
