@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from xdist.scheduler import LoadScopeScheduling
 
@@ -28,6 +29,10 @@ from tests.milvus_server import MilvusServer
 
 if TYPE_CHECKING:
     from tests.hub_models import Reference
+
+# No test may depend on how busy the machine is.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 Require = Callable[[object, str], None]
 
