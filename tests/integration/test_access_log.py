@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import pytest
 
-from lookalike.cli.logs import JsonFormatter, service_logs
+from lookalike.cli.logs import JsonFormatter, LineFormatter, service_logs
 from lookalike.gallery.gallery import Gallery
 from lookalike.server.access_log import ACCESS_LOG
 from lookalike.server.api_keys import add_key, read_keys
@@ -268,3 +268,36 @@ def test_errors_of_the_start_are_lines_of_the_format_too(tmp_path: Path) -> None
     (line,) = map(json.loads, process.lines)
     assert line["level"] == "error"
     assert "none.gallery: not a gallery" in line["message"]
+
+
+@pytest.mark.slow
+def test_a_folder_is_indexed_without_other_lines(
+    gallery_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "cache"))
+    process = Process(gallery_path.parent / "few", "--port", "0", "--log-format", "json")
+    try:
+        process.port()
+    finally:
+        assert process.stop() == 0
+    lines = [json.loads(line) for line in process.lines]
+    assert lines[-1]["message"].startswith("serving at http://127.0.0.1:")
+
+
+def test_verbose_is_the_level_info(capfd: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    verbose = logging.StreamHandler()
+    verbose.setFormatter(LineFormatter("%(name)s: %(message)s"))
+    own = logging.getLogger("lookalike.test")
+    before = list(root.handlers), root.level, logging.getLogger("lookalike").level
+    root.addHandler(verbose)
+    try:
+        with service_logs("error", as_json=False):
+            own.info("one line")
+        own.warning("as before")
+    finally:
+        root.removeHandler(verbose)
+    assert (list(root.handlers), root.level, logging.getLogger("lookalike").level) == before
+    first, second = capfd.readouterr().err.splitlines()
+    assert " INFO lookalike.test: one line" in first
+    assert second == "lookalike.test: as before"

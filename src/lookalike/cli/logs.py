@@ -15,12 +15,15 @@ from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lookalike.artifacts import storage_error
-from lookalike.cli.console import note
+from lookalike.cli.console import note, progress
 from lookalike.errors import SettingError
 from lookalike.formatting import format_count, printable, without_url_secrets
-from lookalike.server.request_ids import current_request_id
+
+if TYPE_CHECKING:
+    from lookalike.types import ProgressCallback
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ def log_to_stderr(level: int, layout: str) -> None:
 def service_logs(level: str, *, as_json: bool) -> Iterator[Announcer]:
     """Log to stderr from a level on while the block runs, with times and IDs of requests.
 
-    Other packages log warnings and errors only. The format of ``--verbose`` is replaced.
+    Other packages log warnings and errors only. ``--verbose`` is at least the level "info" here.
 
     Args:
         level: such as "info".
@@ -82,9 +85,12 @@ def service_logs(level: str, *, as_json: bool) -> Iterator[Announcer]:
     handler.setFormatter(JsonFormatter() if as_json else _ServiceFormatter())
     handler.addFilter(RepeatFilter())
     levels = root.level, own.level
+    chosen = logging.getLevelName(level.upper())
+    if replaced:
+        chosen = min(chosen, logging.INFO)
     root.handlers = [*(each for each in root.handlers if each not in replaced), handler]
-    root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
-    own.setLevel(level.upper())
+    root.setLevel(max(logging.WARNING, chosen))
+    own.setLevel(chosen)
     printers = [each for each in notes.handlers if as_json and isinstance(each, _Notices)]
     for each in printers:
         each.as_json = True
@@ -110,6 +116,12 @@ class Announcer:
             note(JsonFormatter().format(record))
         else:
             note(f"warning: {text}" if level == logging.WARNING else text)
+
+    def progress(self) -> contextlib.AbstractContextManager[ProgressCallback]:
+        """Show progress, but not between lines of JSON."""
+        from lookalike.types import ignore_progress
+
+        return contextlib.nullcontext(ignore_progress) if self.as_json else progress()
 
 
 def log_to_file(name: str, path: Path) -> None:
@@ -164,6 +176,8 @@ class _ServiceFormatter(LineFormatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - its name in logging
         """Return the line without a traceback."""
+        from lookalike.server.request_ids import current_request_id
+
         identity = "" if hasattr(record, "fields") else current_request_id()
         record.utc = _time(record)
         record.request = f" request_id={identity}" if identity else ""
@@ -183,6 +197,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
+        from lookalike.server.request_ids import current_request_id
+
         values: dict[str, object] = {"time": _time(record)}
         if self._envelope:
             values |= {"level": record.levelname.lower(), "logger": record.name}

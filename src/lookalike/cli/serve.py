@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from lookalike.cli import console
 from lookalike.cli.commands import message
 from lookalike.cli.logs import Announcer, log_to_file, service_logs
 from lookalike.errors import ArtifactError, LookalikeError, require
@@ -142,7 +141,7 @@ def command(
         problem = None if keys is None else permission_problem(keys)
         if problem is not None:
             announce(problem, logging.WARNING)
-        with console.progress() as on_progress:
+        with announce.progress() as on_progress:
             opened = {}
             for name, path in paths.items():
                 with _advising(path):
