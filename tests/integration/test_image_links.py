@@ -369,8 +369,6 @@ def test_expired_links_say_where_to_get_others(
     assert response.headers["Cache-Control"] == "no-store"
     renewed = url.replace(f"expires={expires}", f"expires={expires + 3600}")
     assert served.request("GET", renewed)[0].status == 403
-    assert (
-        served.request("GET", links_of(served, "wide.png", keyed.web)["image_url"])[0].status == 200
     fresh = links_of(served, "wide.png", keyed.web)["image_url"]
     assert served.request("GET", fresh)[0].status == 200
 
