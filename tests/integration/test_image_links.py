@@ -22,9 +22,8 @@ from lookalike.errors import InputError
 from lookalike.gallery.gallery import Gallery
 from lookalike.server import signatures
 from lookalike.server.api_keys import KeyFile, add_key, remove_key
-from lookalike.server.links import THUMBNAIL_SIZES
 from lookalike.server.settings import LOOPBACK, ServeSettings
-from lookalike.server.signatures import expiry, read_secret
+from lookalike.server.signatures import THUMBNAIL_SIZES, expiry, read_secret
 from tests.integration.test_item_images import JSON, gallery_of, item, new_gallery
 from tests.serving import Serving, serving
 

@@ -170,6 +170,9 @@ class DecoderPool:
         idle_seconds: without work, after which all processes but one are ended; they start again
             when images wait.
         module: that is run.
+
+    Raises:
+        SettingError: ``LOOKALIKE_FORMATS`` names an unknown format.
     """
 
     def __init__(  # noqa: PLR0913 - options with names
@@ -190,6 +193,7 @@ class DecoderPool:
         self._large = FairSlots(1)
         command = (sys.executable, "-m", module, str(memory))
         self._workers = [_Worker(command) for _ in range(count)]
+        self._uploads = asdict(upload_options())
         self._idle: list[_Worker] = []
         self._ended: list[_Worker] = []
         self._starting = 0
@@ -292,7 +296,7 @@ class DecoderPool:
         """
         side = min(side, MAX_SIDE)
         request: dict[str, Any] = {"task": "image", "name": name, "box": box, "side": side}
-        request |= {"options": asdict(options or upload_options()), "page": page}
+        request |= {"options": self._uploads if options is None else asdict(options), "page": page}
         return await self._run(
             image, request, partial(self._image_of, side), priority, size=3 * side**2
         )
@@ -371,7 +375,7 @@ class DecoderPool:
         running = asyncio.create_task(self._attempts(worker, request, image, read))
         running.add_done_callback(partial(self._finish, worker, started, client, size, budget))
         try:
-            while not (await asyncio.wait([running], timeout=_POLL_SECONDS))[0]:
+            while not await _is_done(running):
                 check_cancelled()
             return running.result().value
         finally:
@@ -387,7 +391,7 @@ class DecoderPool:
         self._dispatch()
         deadline = time.monotonic() + self._queue_seconds
         try:
-            while not (await asyncio.wait([job.turn], timeout=_POLL_SECONDS))[0]:
+            while not await _is_done(job.turn):
                 check_cancelled()
                 if time.monotonic() > deadline:
                     raise too_many_requests(f"{self.waiting} images wait to be decoded")
@@ -561,6 +565,11 @@ class _Result(Generic[T]):
 
     value: T
     seconds: float
+
+
+async def _is_done(future: asyncio.Future[Any]) -> bool:
+    """Wait for a future, but not for long; return whether it is done."""
+    return future.done() or bool((await asyncio.wait([future], timeout=_POLL_SECONDS))[0])
 
 
 async def _end(running: asyncio.Task[Any]) -> None:

@@ -9,7 +9,7 @@ from lookalike.encoders.base import Encoder
 from lookalike.gallery.searching import query_rows
 from lookalike.search.query import QueryVectors, encode_queries
 from lookalike.search.region import QueryRegion
-from lookalike.search.request import Example, SearchRequest
+from lookalike.search.request import Example, SearchRequest, SentImage
 from lookalike.server.decoder_pool import DecoderPool
 from lookalike.server.handles import OpenGallery
 from lookalike.server.metrics import Stages
@@ -115,7 +115,11 @@ class _Steps:
             with self.stages("decode"):
                 return await self.encoder.item_images.image(self.opened.gallery, row, region.box)
         if example.image is not None:
-            data = await self.encoder.workers.short.run(example.image.file_bytes)
+            sent = example.image
+            if isinstance(sent, SentImage) and isinstance(sent.data, bytes):
+                data = sent.data
+            else:  # base64 of megabytes, which takes long
+                data = await self.encoder.workers.short.run(sent.file_bytes)
         else:
             with self.stages("fetch"):
                 data = await self.encoder.fetch(str(example.url))

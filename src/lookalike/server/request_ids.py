@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 from collections.abc import MutableMapping
 from contextvars import ContextVar
@@ -12,7 +12,7 @@ HEADER = b"x-request-id"
 """The header with which a client or proxy names a request, and each response has."""
 
 _VALID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_ID_BYTES = 8
+_ID_BITS = 64
 
 _current: ContextVar[str] = ContextVar("lookalike-request-id", default="")
 
@@ -26,7 +26,9 @@ def request_id(scope: MutableMapping[str, Any]) -> str:
     if "request_id" not in state:
         sent = [value for name, value in scope.get("headers", ()) if name == HEADER]
         valid = len(sent) == 1 and _VALID.fullmatch(sent[0])
-        state["request_id"] = sent[0].decode() if valid else os.urandom(_ID_BYTES).hex()
+        state["request_id"] = (
+            sent[0].decode() if valid else f"{random.getrandbits(_ID_BITS):0{_ID_BITS // 4}x}"
+        )
         _current.set(state["request_id"])
     identity: str = state["request_id"]
     return identity

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from lookalike.cancellation import check_cancelled
@@ -42,10 +42,16 @@ class WorkerThreads:
         """
         slot = await self._slots.acquire()
         loop = asyncio.get_running_loop()
+        result: asyncio.Future[T] = loop.create_future()
 
-        def release(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._slots.release, slot)
+        def finish(future: Future[T]) -> None:
+            self._slots.release(slot)
+            if not result.done():
+                _copy_result(future, result)
+
+        def wake(future: Future[T]) -> None:  # the loop, once: each time is a system call
+            with contextlib.suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(finish, future)
 
         try:
             check_cancelled()
@@ -55,8 +61,12 @@ class WorkerThreads:
             if isinstance(error, RuntimeError):
                 raise CancelledError("the service stops") from error
             raise
-        future.add_done_callback(release)
-        return await asyncio.wrap_future(future)
+        future.add_done_callback(wake)
+        try:
+            return await result
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
 
     async def close(self, seconds: float) -> None:
         """Wait for running work, at most some seconds; nothing new is begun."""
@@ -65,6 +75,15 @@ class WorkerThreads:
             async with asyncio.timeout(seconds):
                 while self._slots.used:
                     await asyncio.sleep(_POLL)
+
+
+def _copy_result(future: Future[T], result: asyncio.Future[T]) -> None:
+    if future.cancelled():
+        result.cancel()
+    elif (error := future.exception()) is not None:
+        result.set_exception(error)
+    else:
+        result.set_result(future.result())
 
 
 class Workers:
