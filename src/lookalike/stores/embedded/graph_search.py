@@ -179,11 +179,13 @@ def measured_effort(
         return EFFORTS[-1]
     chosen = np.random.default_rng(0).choice(slots, min(_SAMPLE, len(slots)), replace=False)
     queries = index.at(np.sort(chosen))
-    furthest = index.search(queries, k + 1, metric, slots).distances[:, -1]  # it finds itself, too
+    thresholds = index.search(queries, k + 1, metric, slots).distances[
+        :, -1
+    ]  # it finds itself, too
     vectors, _ = prepared(queries, metric, record.scale)
     for effort in EFFORTS[:-1]:
         count = 0
-        for query, vector, distance in zip(queries, vectors, furthest.tolist(), strict=True):
+        for query, vector, distance in zip(queries, vectors, thresholds.tolist(), strict=True):
             check_cancelled()
             candidates = graph.search_with(effort, vector, _MIN_CANDIDATES)
             candidates = np.sort(_within(candidates, slots))
