@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from lookalike.explore.outliers import outliers
     from lookalike.gallery.gallery import Gallery
     from lookalike.gallery.items import GalleryItem
+    from lookalike.gallery.listing import Listing
     from lookalike.gallery.on_demand import open_on_demand
     from lookalike.labels.issues import find_label_issues
     from lookalike.labels.propagation import propagate_labels
@@ -88,6 +89,7 @@ __all__ = [
     "Hits",
     "ImageError",
     "InputError",
+    "Listing",
     "LookalikeError",
     "Metric",
     "MissingDependencyError",
@@ -152,6 +154,7 @@ _ORIGINS = {
     "Hits": "lookalike.search.hits",
     "ImageError": "lookalike.errors",
     "InputError": "lookalike.errors",
+    "Listing": "lookalike.gallery.listing",
     "LookalikeError": "lookalike.errors",
     "Metric": "lookalike.types",
     "MissingDependencyError": "lookalike.errors",
