@@ -325,9 +325,14 @@ class Tiny(nn.Module):
         return torch.cat([images.mean(dim=(2, 3)), images.amax(dim=(2, 3))], dim=1)
 
 
+@pytest.fixture(scope="module")
+def own_model() -> bytes:
+    return to_onnx(Tiny(), torch.rand(2, 3, 16, 24))
+
+
 @pytest.fixture
-def model_path(tmp_path: Path) -> Path:
-    (tmp_path / "own.onnx").write_bytes(to_onnx(Tiny(), torch.rand(2, 3, 16, 24)))
+def model_path(own_model: bytes, tmp_path: Path) -> Path:
+    (tmp_path / "own.onnx").write_bytes(own_model)
     config = {
         "size": [16, 24],
         "mean": 0.5,
