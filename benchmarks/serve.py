@@ -6,7 +6,7 @@ WORK is the folder of galleries that screens.py creates too: MNIST with HOG (60,
 images) and the photos of a shop with efficientnet-lite0. ``lookalike serve`` runs in its own
 process and gets its load over loopback from wrk and hey, which must be installed. Alternatives are
 measured in turn, in one run. Sections: latency, throughput, overhead, overload, stalled, sigterm,
-reindex, memory; all by default. ``--markdown`` prints the table of docs/benchmarks.md.
+reindex, idle, memory; all by default. ``--markdown`` prints the table of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from lookalike.sources import open_source
 from screens import galleries
 
 SECONDS, ROUNDS, CLIENTS = 5, 5, 16
+IDLE_SECONDS = 100
 SMALL, LARGE = "digits", "shop"
 _POST = """
 wrk.method = "POST"
@@ -101,6 +102,10 @@ class ServiceProcess:
         """Return the resident megabytes of the service and its decoders."""
         pids = [self.process.pid, *_children(self.process.pid)]
         return sum(_resident(pid) for pid in pids) / 1e6
+
+    def cpu_seconds(self) -> float:
+        """Return the time that processors worked for the service and its decoders so far."""
+        return sum(map(_cpu_seconds, [self.process.pid, *_children(self.process.pid)]))
 
 
 @contextlib.contextmanager
@@ -219,11 +224,17 @@ def overhead(bench: Bench) -> None:
     with serving(bench.work / f"{SMALL}.gallery") as service:
         path, body = service.path(SMALL), bench.bodies[SMALL]
         wrk(service, path, body, CLIENTS)
-        pairs = []
+        pairs, work = [], []
         for _ in range(ROUNDS):
             inside = _in_turn(bench.work / f"{SMALL}.gallery", body, search=True)
+            before = service.cpu_seconds()
             pairs.append((wrk(service, path, body, CLIENTS)[0], inside))
+            work.append((service.cpu_seconds() - before) / (pairs[-1][0] * SECONDS))
         cores = settings().threads
+        own = statistics.median(work) - statistics.median(cores / other for _, other in pairs)
+        bench.add(
+            f"{SMALL}: own work per request", own * 1000, "core-ms", "< 3.7", own * 1000 < 3.7
+        )
         added = statistics.median(cores / one - cores / other for one, other in pairs) * 1000
         inside = statistics.median(other for _, other in pairs)
         bench.add(f"{SMALL}: decode, encode and search in Python", inside, "/s")
@@ -357,6 +368,14 @@ def reindex(bench: Bench) -> None:
         bench.add("re-index under load: failed requests", failed, "", "0", failed == 0)
         seen = rows - before == 200 and first == "new:7.png"
         bench.add("re-index under load: new rows service", rows - before, "", "200", seen)
+
+
+def idle(bench: Bench) -> None:
+    """Memory of a service with few images that had no requests for a while."""
+    with serving(bench.work / f"{LARGE}.gallery") as service:
+        time.sleep(IDLE_SECONDS)
+        megabytes = service.memory()
+        bench.add("memory when idle, with few images", megabytes, "MB", "< 250", megabytes < 250)
 
 
 def memory(bench: Bench) -> None:
@@ -507,6 +526,11 @@ def _children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -522,7 +546,7 @@ def _bodies(folder: Path) -> dict[str, Path]:
 
 SECTIONS: dict[str, Callable[[Bench], None]] = {
     each.__name__: each
-    for each in (latency, throughput, overhead, overload, stalled, sigterm, reindex, memory)
+    for each in (latency, throughput, overhead, overload, stalled, sigterm, reindex, idle, memory)
 }
 
 
