@@ -179,9 +179,8 @@ def measured_effort(
         return EFFORTS[-1]
     chosen = np.random.default_rng(0).choice(slots, min(_SAMPLE, len(slots)), replace=False)
     queries = index.at(np.sort(chosen))
-    thresholds = index.search(queries, k + 1, metric, slots).distances[
-        :, -1
-    ]  # it finds itself, too
+    nearest = index.search(queries, k + 1, metric, slots)  # a row finds itself, too
+    thresholds = nearest.distances[:, -1]
     vectors, _ = prepared(queries, metric, record.scale)
     for effort in EFFORTS[:-1]:
         count = 0
@@ -190,8 +189,8 @@ def measured_effort(
             candidates = graph.search_with(effort, vector, _MIN_CANDIDATES)
             candidates = np.sort(_within(candidates, slots))
             if len(candidates):
-                nearest = index.compare(query, k + 1, metric, candidates)
-                count += int(np.count_nonzero(nearest.distances[: k + 1] <= distance)) - 1
+                compared = index.compare(query, k + 1, metric, candidates)
+                count += int(np.count_nonzero(compared.distances[: k + 1] <= distance)) - 1
         if count >= _SAMPLE_RECALL * k * len(queries):
             return effort
     return EFFORTS[-1]
