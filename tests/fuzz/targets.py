@@ -49,6 +49,7 @@ from lookalike.gallery.archive import FILE as ARCHIVE
 from lookalike.gallery.derived import EVALUATION, LABELING, Origin
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
+from lookalike.gallery.state import GalleryState
 from lookalike.images.decode import decode_with_notes
 from lookalike.images.formats import HEADER_BYTES, detect_format
 from lookalike.images.header import read_header
@@ -60,6 +61,7 @@ from lookalike.onnx_graph import append
 from lookalike.report.page import Page, Section, Table, render_page
 from lookalike.search.request import Query
 from lookalike.server.api_keys import read_keys
+from lookalike.server.cursors import Cursor
 from lookalike.server.decoder_pool import UPLOAD_MEGAPIXELS
 from lookalike.sources import Source, open_source
 from lookalike.sources.arrays import load_idx
@@ -604,11 +606,20 @@ def _mutate_exif(data: bytes, rng: Any, pool: Sequence[bytes]) -> bytes:
 # ---------------------------------------------------------------- the service
 
 
+_FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n\x89PNG\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="unlike_id"\r\n\r\na\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="vector"\r\n\r\n[1, 2]\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="weights"\r\n\r\n1,0.5,2\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="where"\r\n\r\n{"a": 1}\r\n--x--\r\n'
+)
+
+
 def _search_body(data: bytes) -> None:
     from lookalike.server.schemas import SearchRequest
 
     request = SearchRequest.model_validate_json(data)
-    search = request.request(request.query(request.keywords)).for_metric(Metric.COSINE)
+    search = request.request(request.query(request)).for_metric(Metric.COSINE)
     if search.filter is not None:
         search.filter.mask(MetadataColumns(_ROWS))
 
@@ -617,8 +628,27 @@ def _batch_body(data: bytes) -> None:
     from lookalike.server.schemas import BatchRequest
 
     request = BatchRequest.model_validate_json(data)
-    queries = [query.query(request.keywords) for query in request.queries]
+    queries = [query.query(request) for query in request.queries]
     request.request(*queries).for_metric(Metric.COSINE)
+
+
+def _search_form(data: bytes) -> None:
+    from lookalike.server.problems import ProblemError
+    from lookalike.server.schemas import SearchRequest
+    from lookalike.server.search_forms import read_form
+
+    try:
+        sent = read_form(data, "multipart/form-data; boundary=x")
+    except ProblemError as problem:
+        if not 400 <= problem.status < 500:
+            raise
+        return
+    request = SearchRequest.model_validate(sent.value)
+    request.request(request.query(request))
+
+
+def _cursor(data: bytes) -> None:
+    Cursor.parse(data.decode(errors="replace"))
 
 
 def _metadata_body(data: bytes) -> None:
@@ -822,6 +852,20 @@ def _make() -> dict[str, Callable[[], Target]]:
             ),
             mutate_json,
             (ValidationError,),
+        ),
+        "search-form": lambda: Target(
+            "search-form",
+            _search_form,
+            (_FORM,),
+            mutate_bytes,
+            (ValidationError,),
+        ),
+        "cursor": lambda: Target(
+            "cursor",
+            _cursor,
+            (str(Cursor(GalleryState("a", "1-b"), "c", 7, 7)).encode(),),
+            mutate_bytes,
+            (ValueError,),
         ),
         "batch-body": lambda: Target(
             "batch-body",
