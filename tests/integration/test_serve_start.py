@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_a_missing_key_file(folder: Path) -> None:
 
 
 def test_galleries_that_are_broken(folder: Path) -> None:
-    broken = {
+    broken: dict[str, Callable[[Path], object]] = {
         "gallery.json": lambda path: path.write_text("{"),
         "store/rows.db": lambda path: path.write_text("junk"),
         "store": shutil.rmtree,

@@ -88,8 +88,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 def _reason(error: OSError) -> str:
     """Return why an address cannot be used; that of a name is no number of the system."""
-    named = isinstance(error, socket.gaierror) or error.errno is None
-    return str(error.strerror or error) if named else os.strerror(error.errno)
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        return str(error.strerror or error)
+    return os.strerror(error.errno)
 
 
 class _Server(uvicorn.Server):
