@@ -134,7 +134,9 @@ def test_search_prints_json_lines(work: Path) -> None:
     assert [line["query"] for line in lines] == [*uris, "digits/train:5"]
     for line in lines:
         assert [hit["rank"] for hit in line["hits"]] == [1, 2, 3]
-        assert set(line["hits"][0]) == {"rank", "id", "uri", "distance", "metadata"}
+        names = {"rank", "id", "uri", "distance", "similarity", "metadata"}
+        assert set(line["hits"][0]) == names
+        assert line["hits"][0]["similarity"] == pytest.approx(1 - line["hits"][0]["distance"])
     assert "digits/train:5" not in [hit["id"] for hit in lines[2]["hits"]]
 
 

@@ -188,7 +188,7 @@ def command(
     brought up to date each time. "lookalike photos query.jpg" is the short form.
 
     JSON line: "query", "ranked_by", "note" and "hits", each with rank, id, uri,
-    distance and metadata.
+    distance, similarity and metadata.
 
     Exit code 1: some queries or images could not be read, or some results not
     copied; each is listed.
