@@ -79,7 +79,7 @@ def test_requests_conform_to_the_document(keyed: tuple[Serving, str], tmp_path: 
         env={**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONUTF8": "1"},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1_200,
         check=False,
     )
     output = re.sub(r"(%[0-9A-F]{2}){50,}", "...", done.stdout[-20_000:])
