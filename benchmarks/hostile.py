@@ -250,7 +250,7 @@ class Attacker:
     def cross_site(self, _: threading.Event) -> str:
         """Search by a GET, as an image on a page of another site would."""
         where = quote("caption like '%_%_%_%_%_%_%_%_#'")
-        path = f"/g/g/results?id={quote(self._id())}&where={where}"
+        path = f"/g/g?id={quote(self._id())}&where={where}"
         site = "Origin: https://evil.example\r\nSec-Fetch-Site: cross-site\r\n"
         return self._ask("GET", path, more=f"{site}Sec-Fetch-Mode: no-cors\r\n")
 
@@ -304,7 +304,7 @@ class Attacker:
                 f"{_G}/evaluation/report",
                 f"{_G}/item/thumbnail?size=1024&id={quote(self._id(kind))}",
                 f"{_G}/item/neighbors?k=1000&id={quote(self._id())}",
-                f"/g/g/results?k=1000&id={quote(self._id())}",
+                f"/g/g?id={quote(self._id())}",
             )
         )
         return self._ask("GET", path)

@@ -79,7 +79,7 @@ def reads(served: Serving) -> dict[str, int]:
         "filter": ("POST", "/v1/galleries/g/search", {**by_id, "where": "a is null"}),
         "number": ("POST", "/v1/galleries/g/search", {**by_id, "where": {"a": {"gt": 1}}}),
         "page": ("GET", "/g/g", None),
-        "results": ("GET", "/g/g/results?id=api%3Ax", None),
+        "results": ("GET", "/g/g?id=api%3Ax", None),
     }
     return {name: send(served, *request)[0] for name, request in requests.items()}
 

@@ -507,7 +507,7 @@ LINK = {
 }
 OWN = {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}
 ADDRESSES = (
-    *("/", "/g/a", f"/g/a?id={quote(ID)}", f"/g/a/results?id={quote(ID)}", "/g/a/map", "/readyz"),
+    *("/", "/g/a", f"/g/a?id={quote(ID)}", "/g/a/map", "/readyz"),
     *("/g/a/report", "/g/a/label", "/g/a/judge", "/metrics", "/v1/galleries", "/v1/galleries/a"),
     *(ITEM, ITEM.replace("item?", "item/image?"), ITEM.replace("item?", "item/thumbnail?")),
     *(ITEM.replace("item?", "item/neighbors?"), "/v1/galleries/a/sample", "/v1/galleries/a/map"),
@@ -639,7 +639,6 @@ def test_no_response_has_a_file_path(path: Path, tmp_path: Path, name: str) -> N
         ("POST", f"{SEARCH}/batch", json.dumps({"queries": [{"id": ID}]}).encode()),
         ("POST", f"{SEARCH}/image", image),
         ("POST", "/v1/galleries/a/labeling/coverage", json.dumps({"labels": {ID: ["x"]}}).encode()),
-        ("POST", "/g/a/results", image),
         ("PUT", "/v1/galleries/a/item?id=new", image),
         ("PATCH", "/v1/galleries/a/item?id=api:new", b'{"metadata": {"a": 1}}'),
         ("DELETE", "/v1/galleries/a/item?id=api:new", None),

@@ -378,12 +378,12 @@ def test_the_page_applies_a_filter_alone(served: Serving) -> None:
         assert response.status == 200
         return body.decode()
 
-    for query in ("value:color=green&k=100", "where=color+%3D+'green'&k=100&max_distance=0.1"):
+    for query in ("value:color=green", "where=color+%3D+'green'"):
         page = shown(query)
-        assert page.count("Search with ") == ROWS // 3
-        assert f"{ROWS // 3} of {ROWS} images, by name" in page
-    assert "No image matches" in shown("where=year+%3E+3000")
-    assert "is empty" not in shown("keywords=nosuchword")
+        assert page.count('alt="Search with ') == min(60, ROWS // 3)
+        assert f"{ROWS // 3} images" in page
+    for query in ("where=year+%3E+3000", "keywords=nosuchword", "text=nosuchword"):
+        assert "Nothing found" in shown(query)
 
 
 # ---- similarity ----------------------------------------------------------------------------------

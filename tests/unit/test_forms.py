@@ -27,36 +27,39 @@ def test_selected_values_become_a_filter() -> None:
     submitted = form(
         ("value:label", "cat"), ("value:label", "dog"), ("value:label", "cat"), ("min:year", "2010")
     )
-    search = submitted.request(Query.of(id="a"), FACETS)
+    search = submitted.request(Query.of(id="a"), FACETS, 7)
+    assert search.k == 7
+    assert submitted.filter(FACETS) == search.filter
     parts = In("label", ("cat", "dog")), Compare("year", "gte", 2010)
     assert search.filter == AllOf(tuple(AllOf((part,)) for part in parts))
     assert list(submitted.selected_values(FACETS[0])) == ["cat", "dog"]
     assert not submitted.selected_values(FACETS[1])
-    assert submitted.count_filters(FACETS) == 2
 
 
 def test_messages_about_fields_are_short() -> None:
-    for name, value in (("x" * 60_000, "1"), ("min:year", "9" * 60_000 + "x"), ("k", "x" * 60_000)):
+    for name, value in (("x" * 60_000, "1"), ("min:year", "9" * 60_000 + "x")):
         with pytest.raises(InputError) as error:
-            form((name, value)).request(Query.of(id="a"), FACETS)
+            form((name, value)).request(Query.of(id="a"), FACETS, 7)
         assert len(str(error.value)) < 300
 
 
-def test_the_query_of_a_form_is_one() -> None:
+def test_the_query_of_a_form() -> None:
     assert form().query is None
-    assert form(("id", ""), ("k", "3")).query is None
+    assert form(("id", ""), ("sort", "name")).query is None
     assert form(("keywords", " red ")).query == Query()
-    query = form(("id", "a"), ("keywords", "red"), ("min_similarity", "0.5")).query
-    assert query is not None
-    request = form(("min_similarity", "0.5"), ("k", "3")).request(query, FACETS)
-    assert (query.name, request.k, request.min_similarity) == ("a", 3, 0.5)
-    with pytest.raises(InputError, match="exactly one"):
-        _ = form(("id", "a"), ("url", "b")).query
-    for text in ("", " b "):
-        with pytest.raises(InputError, match="exactly one"):
-            _ = form(("id", "a"), ("url", "b"), ("text", text)).query
-    one, both = form(("text", " b ")).query, form(("id", "a"), ("text", "b")).query
+    one = form(("text", " b ")).query
     assert one is not None
-    assert both is not None
     assert [each.text for each in one.examples] == ["b"]
-    assert (both.name, [each.weight for each in both.examples]) == ("a + b", [1, 1])
+    several = form(("id", "a"), ("id", "c"), ("not-id", "d"), ("text", "b")).query
+    assert several is not None
+    assert [each.id for each in several.examples] == ["a", "c", "d", None]
+    assert [each.weight for each in several.examples] == [1, 1, -0.5, 1]
+    with pytest.raises(InputError):
+        _ = form(("not-id", "d")).query
+
+
+def test_pages_of_a_form() -> None:
+    submitted = form(("text", "a b"), ("value:label", "cat"), ("offset", "60"), ("sort", "-year"))
+    assert (submitted.offset, submitted.sort) == (60, "-year")
+    assert submitted.page_query(120) == "text=a+b&value%3Alabel=cat&sort=-year&offset=120"
+    assert form(("offset", "-1")).offset == form(("offset", "9" * 30)).offset == 0

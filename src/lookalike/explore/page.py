@@ -16,6 +16,7 @@ from lookalike.errors import SettingError
 from lookalike.explore.map import CollectionMap
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import shrink_image, to_channels
+from lookalike.languages import DEFAULT_LANGUAGE, TEXTS
 from lookalike.types import ImageArray, Progress, ProgressCallback, ignore_progress
 
 _SHEET_SIDE = 32
@@ -23,7 +24,7 @@ _SHEET_SIDE = 32
 
 _WEBP_QUALITY = 70
 _MAX_THUMBNAIL = 256
-_PLACEHOLDERS = ("__TITLE__", "__STYLE__", "__SCRIPT__", "__DATA__")
+_PLACEHOLDERS = ("__TITLE__", "__STYLE__", "__SCRIPT__", "__TEXTS__", "__DATA__")
 
 
 def html(
@@ -62,10 +63,12 @@ def html(
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     static = files("lookalike.explore") / "static"
     page = (static / "map.html").read_text(encoding="utf-8")
-    script = (static / "map.js").read_text(encoding="utf-8").replace("export function", "function")
+    modules = [(static / name).read_text(encoding="utf-8") for name in ("texts.js", "map.js")]
+    script = "\n".join(modules).replace("\nexport ", "\n")
+    texts = json.dumps(TEXTS[DEFAULT_LANGUAGE], ensure_ascii=False).replace("<", "\\u003c")
     style = (static / "map.css").read_text(encoding="utf-8")
     title = gallery.path.name.replace("&", "&amp;").replace("<", "&lt;")
-    for placeholder, value in zip(_PLACEHOLDERS, (title, style, script, text), strict=True):
+    for placeholder, value in zip(_PLACEHOLDERS, (title, style, script, texts, text), strict=True):
         page = page.replace(placeholder, value)  # data last: a placeholder in it is not replaced
     return page
 

@@ -17,7 +17,7 @@ from lookalike.server.signatures import key_of_url, sign_urls
 
 _PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/docs")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-_READ_ONLY_POSTS = ("/search", "/search/image", "/search/batch", "/results", "/labeling/coverage")
+_READ_ONLY_POSTS = ("/search", "/search/image", "/search/batch", "/labeling/coverage")
 _HARMLESS = ("/healthz", "/openapi.json", "/docs")
 _IMAGES = re.compile("/v1/galleries/(?P<gallery>[^/]+)/item/(?P<kind>image|thumbnail)")
 """Paths that may be requested with a signed URL instead of a key."""
@@ -104,7 +104,7 @@ def _check_site(scope: Scope, headers: Headers, settings: ServeSettings) -> None
         and headers.get("sec-fetch-dest") == "document"
         and (path == "/" or path.startswith("/g/"))
     )
-    if is_link and not scope["query_string"] and not path.endswith("/results"):
+    if is_link and not scope["query_string"]:
         return
     raise ProblemError(
         403,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,14 +14,12 @@ from lookalike.errors import InputError
 from lookalike.filters import AllOf, Filter, as_filter, from_structure
 from lookalike.filters.facets import Facet
 from lookalike.search.request import Example, Query, SearchRequest
-from lookalike.server.schemas import UrlParameters
+from lookalike.server.schemas import MAX_EXAMPLES, UrlParameters
 
-_IMAGE_FIELDS = ("id", "url")
-_QUERY_FIELDS = (*_IMAGE_FIELDS, "text")
-_PAGE_FIELDS = ("upload", "sample", "compare", *_QUERY_FIELDS)
+_LIKE, _UNLIKE = ("id", "url"), ("not-id", "not-url")
+_QUERY_FIELDS = (*_LIKE, *_UNLIKE, "upload", "not-upload", "weights", "text", "box")
+_PAGE_FIELDS = ("compare", "group", "offset", "sort", *_QUERY_FIELDS)
 """Fields that are not search options."""
-
-_LIMITS = ("max_distance", "min_similarity")
 
 VALUE, MIN, MAX = "value:", "min:", "max:"
 """Prefixes of fields that filter by a column."""
@@ -42,30 +40,26 @@ class SearchForm:
 
     @property
     def query(self) -> Query | None:
-        """The query, an empty one if keywords or filters are all there is; None for no search.
+        """The query, None if the form has none: its items are listed.
 
         Raises:
-            InputError: it has several images.
+            InputError: it has only images that results should be unlike.
         """
-        fields = {name: value for name in _IMAGE_FIELDS if (value := self.params.get(name))}
-        if fields and self.text:
-            return self.query_with(Example.from_json(fields))
+        like, unlike = self._examples(_LIKE), self._examples(_UNLIKE)
+        if like or unlike:
+            return Query.combine(like, unlike, Example(text=self.text) if self.text else None)
         if self.text:
-            fields["text"] = self.text
-        if fields:
-            return Query.from_json(fields)
-        return Query() if self.keywords or self._has_filter else None
+            return Query.of(text=self.text)
+        return Query() if self.params.get("keywords") else None
 
-    @property
-    def _has_filter(self) -> bool:
-        return any(
-            value and (name == "where" or name.startswith((VALUE, MIN, MAX)))
-            for name, value in self.params.multi_items()
-        )
-
-    def query_with(self, image: Example) -> Query:
-        """Return the query of an image, and of the text of the form, if it has one."""
-        return Query((image, *([Example(text=self.text)] if self.text else [])))
+    def _examples(self, names: Sequence[str]) -> list[Example]:
+        """Return the examples of some fields; images that a browser keeps need its scripts."""
+        return [
+            Example.from_json({name.removeprefix("not-"): value})
+            for name in names
+            for value in self.params.getlist(name)[:MAX_EXAMPLES]
+            if value
+        ]
 
     @property
     def text(self) -> str:
@@ -73,31 +67,36 @@ class SearchForm:
         return self.params.get("text", "").strip()
 
     @property
-    def keywords(self) -> str:
-        """The keywords to search in names and metadata."""
-        return self.params.get("keywords", "").strip()
+    def offset(self) -> int:
+        """How many items or results are left out before those of the page."""
+        text = self.params.get("offset", "0")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
     @property
-    def compared_gallery(self) -> str | None:
-        """Another gallery to search with the same query."""
-        return self.params.get("compare") or None
+    def sort(self) -> str:
+        """What a listing is sorted by."""
+        return self.params.get("sort") or "id"
 
     @property
     def options_query(self) -> str:
         """The options without the query, as a query string."""
-        excluded = ("box", "upload", "sample", *_QUERY_FIELDS)
-        return str(
-            QueryParams(
-                [
-                    (name, value)
-                    for name, value in self.params.multi_items()
-                    if value and name not in excluded
-                ]
-            )
-        )
+        return self._query_string(without=(*_QUERY_FIELDS, "offset"))
 
-    def request(self, query: Query, facets: Sequence[Facet]) -> SearchRequest:
-        """Return the request of a query with the options of the form.
+    def page_query(self, offset: int) -> str:
+        """Return the query string of the same form from another offset on."""
+        rest = self._query_string(without=("offset",))
+        return f"{rest}&offset={offset}" if rest else f"offset={offset}"
+
+    def _query_string(self, without: Sequence[str]) -> str:
+        pairs = [
+            (name, value)
+            for name, value in self.params.multi_items()
+            if value and name not in without
+        ]
+        return str(QueryParams(pairs))
+
+    def request(self, query: Query, facets: Sequence[Facet], k: int) -> SearchRequest:
+        """Return the request of ``k`` results of a query with the options of the form.
 
         Raises:
             InputError: a field is invalid; the message names it.
@@ -105,41 +104,34 @@ class SearchForm:
         fields = {
             name: value
             for name, value in self.params.items()
-            if value and name not in _PAGE_FIELDS and not name.startswith((VALUE, MIN, MAX))
+            if value
+            and name not in (*_PAGE_FIELDS, "where")
+            and not name.startswith((VALUE, MIN, MAX))
         }
         fields |= {name: "true" for name in ("foreground", "multi_crop", "exact") if name in fields}
-        if query.is_empty and not self.keywords:  # there are no distances to limit
-            fields = {name: value for name, value in fields.items() if name not in _LIMITS}
         try:
-            options = UrlParameters(**fields).options()
+            options = UrlParameters(**{**fields, "k": k}).options()
         except ValidationError as error:
             first = error.errors()[0]
-            name = first.get("ctx", {}).get("field") or "/".join(map(str, first["loc"]))
-            raise InputError(f"{name[:80]}: {first['msg']}").about(name[:80]) from None
+            raise InputError(f"{'/'.join(map(str, first['loc']))[:80]}: {first['msg']}") from None
+        return replace(options.request(query), where=self.filter(facets))
+
+    def filter(self, facets: Sequence[Facet]) -> Filter | None:
+        """Return the filter of all fields.
+
+        Raises:
+            InputError: a field is invalid; the message names it.
+        """
         conditions = [each for facet in facets if (each := self._filter(facet)) is not None]
-        if options.where is not None:
-            conditions.append(as_filter(options.where))
+        if where := self.params.get("where"):
+            conditions.append(as_filter(where))
         if len(conditions) > 1:
-            conditions = [AllOf(tuple(conditions))]
-        return options.request(query, where=conditions[0] if conditions else None)
+            return AllOf(tuple(conditions))
+        return conditions[0] if conditions else None
 
     def selected_values(self, facet: Facet) -> Collection[str]:
         """Return the selected values of a column, as texts."""
         return self._selected.get(VALUE + facet.column, ())
-
-    def count_filters(self, facets: Sequence[Facet]) -> int:
-        """Return how many fields filter the results."""
-        fields = [prefix + facet.column for facet in facets for prefix in (VALUE, MIN, MAX)]
-        return sum(bool(self.params.get(name)) for name in (*fields, "where"))
-
-    @property
-    def is_restricted(self) -> bool:
-        """Whether filters or a maximum distance may exclude results."""
-        return any(
-            name in ("where", "max_distance", "min_similarity")
-            or name.startswith((VALUE, MIN, MAX))
-            for name in self.params
-        )
 
     def _filter(self, facet: Facet) -> Filter | None:
         operators: dict[str, Any] = {}

@@ -70,9 +70,9 @@ class Middleware:
 
 def problem_response(problem: ProblemError, scope: Scope) -> Response:
     """Return a problem as a page where a page was requested, else as a problem document."""
-    accept = Headers(scope=scope).get("accept", "")
-    if is_page_request(scope["method"], scope["path"], accept):
-        return problem_page(problem)
+    headers = Headers(scope=scope)
+    if is_page_request(scope["method"], scope["path"], headers.get("accept", "")):
+        return problem_page(problem, headers.get("accept-language", ""))
     return _ProblemResponse(
         {**problem.as_dict(), "request_id": request_id(scope)},
         problem.status,

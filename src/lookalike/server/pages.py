@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -15,26 +14,39 @@ import jinja2
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from lookalike.errors import InputError, LookalikeError, MissingRowError
+from lookalike.errors import LookalikeError
 from lookalike.evaluation.saved import load_saved_evaluation
-from lookalike.formatting import format_distance
-from lookalike.search.request import RERANKINGS, Example, Query, SentImage
-from lookalike.search.search import TEXT_NOTE, split_note
+from lookalike.filters import Filter
+from lookalike.filters.facets import Facet
+from lookalike.gallery.gallery import Gallery
+from lookalike.languages import (
+    TEXTS,
+    Translate,
+    choose_language,
+    format_number,
+    translate,
+)
+from lookalike.search.ordering import COLUMN, name_of
+from lookalike.search.request import RERANKINGS
 from lookalike.server.api import all_gallery_facts, gallery_facts
 from lookalike.server.browsing import Browsing
 from lookalike.server.dependencies import GalleryDep, ServiceDep
 from lookalike.server.forms import SearchForm, display_text
 from lookalike.server.handles import OpenGallery
+from lookalike.server.links import item_urls
 from lookalike.server.metrics import Stages
 from lookalike.server.problems import ProblemError
-from lookalike.server.schemas import UrlParameters
+from lookalike.server.responses import facet_column
 from lookalike.server.service import Service
-from lookalike.types import Hit, Metadata
+from lookalike.types import Metadata
 
 router = APIRouter(include_in_schema=False)
 
-_SAMPLE = 24
-"""Images to pick a query from."""
+_WITHOUT_SCRIPTS = 60
+"""Images of a page for browsers without scripts."""
+
+_SORT_COLUMNS = 20
+"""Columns of the metadata that the page offers to sort by."""
 
 _RERANKINGS = {
     "aqe": "Query expansion (AQE)",
@@ -47,10 +59,6 @@ _RERANKINGS = {
 _MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-def _item_url(gallery: str, row_id: str, resource: str) -> str:
-    return f"/v1/galleries/{gallery}/item/{resource}?id={quote(row_id, safe='')}"
-
-
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("lookalike.server"),
     autoescape=True,
@@ -58,8 +66,7 @@ _templates = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.globals |= {"item_url": _item_url, "display_text": display_text}
-_templates.filters["format_distance"] = format_distance
+_templates.globals |= {"display_text": display_text}
 _templates.filters["urlencode"] = lambda text: quote(text, safe="")
 
 
@@ -108,80 +115,101 @@ async def static_file(request: Request, name: str) -> Response:
 
 
 @router.get("/")
-async def home(service: ServiceDep) -> Response:
+async def home(service: ServiceDep, request: Request) -> Response:
     """Show the list of galleries, or the only one."""
     handles = list(service)
     if len(handles) == 1:
         return RedirectResponse(f"/g/{handles[0].name}", 303)
     facts = await all_gallery_facts(service)
-    return await render("galleries.html", service, galleries=facts)
+    return await render("galleries.html", service, request, galleries=facts)
 
 
 @router.get("/g/{gallery}")
-async def search_page(
+async def browse_page(
     opened: GalleryDep, service: ServiceDep, browsing: BrowsingDep, request: Request
 ) -> Response:
-    """Show the search page, with the results of the query in the URL."""
+    """Show the images of a gallery, or the results of the query in the URL.
+
+    Scripts show more of them, with requests to the API.
+    """
     form = SearchForm(request.query_params)
     facets = await browsing.facets(opened)
+    facts = await gallery_facts(service, opened)
+    others = await comparable_galleries(service, opened)
+    t = translate(choose_language(request.headers.get("accept-language", "")))
     return await render(
-        "search.html",
+        "browse.html",
         service,
+        request,
         opened,
         form=form,
-        facts=await gallery_facts(service, opened),
+        facts=facts,
         facets=facets,
-        active_filters=form.count_filters(facets),
         sketch=await browsing.sketch_style(opened),
+        sort_keys=_sort_keys(facets, t),
+        group_keys=[facet.column for facet in facets if facet.values is not None],
         rerankings=[pair for pair in _RERANKINGS.items() if pair[0].split("+")[0] in RERANKINGS],
-        default_k=UrlParameters().k,
+        comparable=list(others),
         allow_urls=service.settings.allow_urls,
         max_bytes=service.settings.limits.upload_bytes,
-        **await _results(service, browsing, opened, form),
+        page_facts={
+            "rows": facts["rows"],
+            "supports_text": facts["supports_text"],
+            "columns": [facet_column(facet).model_dump() for facet in facets],
+            "others": others,
+        },
+        **await _first_results(service, opened, form, facets),
     )
 
 
-@router.get("/g/{gallery}/results")
-async def results(
-    opened: GalleryDep, service: ServiceDep, browsing: BrowsingDep, request: Request
-) -> Response:
-    """Return only the results part of the search page."""
-    form = SearchForm(request.query_params)
-    values = await _results(service, browsing, opened, form)
-    return await render("_results.html", service, opened, **values)
+def _sort_keys(facets: Sequence[Facet], t: Translate) -> list[tuple[str, str]]:
+    """Return the orders of a listing with their titles."""
+    keys = [
+        ("name", t("sort-name")),
+        ("-date", t("sort-date-newest")),
+        ("date", t("sort-date-oldest")),
+        ("source", t("sort-source")),
+    ]
+    for facet in facets[:_SORT_COLUMNS]:
+        keys.append((f"{COLUMN}{facet.column}", t("sort-ascending", column=facet.column)))
+        keys.append((f"-{COLUMN}{facet.column}", t("sort-descending", column=facet.column)))
+    return keys
 
 
-@router.post("/g/{gallery}/results")
-async def results_for_image(
-    opened: GalleryDep, service: ServiceDep, browsing: BrowsingDep, request: Request
-) -> Response:
-    """Return only the results part, for the image in the request body."""
-    form = SearchForm(request.query_params)
-    query = form.query_with(Example(image=SentImage(await request.body())))
-    values = await _results(service, browsing, opened, form, query)
-    return await render("_results.html", service, opened, **values)
+async def comparable_galleries(service: Service, opened: OpenGallery) -> dict[str, bool]:
+    """Return the other galleries that have a source in common, and whether they support text."""
+    own = set(opened.gallery.sources.values())
+    others = {}
+    for handle in service:
+        if handle.name == opened.name:
+            continue
+        with contextlib.suppress(LookalikeError):
+            other = await service.open(handle)
+            if own & set(other.gallery.sources.values()):
+                others[handle.name] = other.batcher.encoder.supports_text
+    return others
 
 
 @router.get("/g/{gallery}/judge")
-async def judge_page(opened: GalleryDep, service: ServiceDep) -> Response:
+async def judge_page(opened: GalleryDep, service: ServiceDep, request: Request) -> Response:
     """Show the view for judging results."""
-    return await render("judge.html", service, opened, view="/judge")
+    return await render("judge.html", service, request, opened, view="/judge")
 
 
 @router.get("/g/{gallery}/map")
-async def map_page(opened: GalleryDep, service: ServiceDep) -> Response:
+async def map_page(opened: GalleryDep, service: ServiceDep, request: Request) -> Response:
     """Show the map of a gallery."""
-    return await render("map.html", service, opened, view="/map")
+    return await render("map.html", service, request, opened, view="/map")
 
 
 @router.get("/g/{gallery}/label")
-async def label_page(opened: GalleryDep, service: ServiceDep) -> Response:
+async def label_page(opened: GalleryDep, service: ServiceDep, request: Request) -> Response:
     """Show the view for labeling images."""
-    return await render("label.html", service, opened, view="/label")
+    return await render("label.html", service, request, opened, view="/label")
 
 
 @router.get("/g/{gallery}/report")
-async def report_page(opened: GalleryDep, service: ServiceDep) -> Response:
+async def report_page(opened: GalleryDep, service: ServiceDep, request: Request) -> Response:
     """Show the saved evaluation."""
     saved = await service.read(opened, load_saved_evaluation, long=True)
     values = (
@@ -193,24 +221,43 @@ async def report_page(opened: GalleryDep, service: ServiceDep) -> Response:
             "changes": saved.origin.changes,
         }
     )
-    return await render("report.html", service, opened, view="/report", **values)
+    return await render("report.html", service, request, opened, view="/report", **values)
 
 
 async def render(
-    template: str, service: Service, opened: OpenGallery | None = None, **values: Any
+    template: str,
+    service: Service,
+    request: Request,
+    opened: OpenGallery | None = None,
+    **values: Any,
 ) -> Response:
     """Return a rendered template; a long list of results takes long, so in a thread."""
     values |= {"needs_key": bool(service.settings.keys)}
+    values |= _language_values(request.headers.get("accept-language", ""))
     if opened is not None:
         values |= {"gallery": opened.name, "names": [each.name for each in service]}
     text = await service.in_thread(_templates.get_template(template).render, values)
-    return HTMLResponse(text)
+    headers = {"content-language": values["language"], "vary": "Accept-Language"}
+    return HTMLResponse(text, headers=headers)
 
 
-def problem_page(problem: ProblemError) -> Response:
+def _language_values(accept: str) -> dict[str, Any]:
+    """Return what templates need for texts in the visitor's language."""
+    language = choose_language(accept)
+    return {
+        "language": language,
+        "texts": TEXTS[language],
+        "t": translate(language),
+        "number": lambda value: format_number(value, language),
+        "percent": lambda share: f"{round(100 * share)} %",
+    }
+
+
+def problem_page(problem: ProblemError, accept_language: str) -> Response:
     """Return a problem as a page; the sign-in page if an API key is required."""
     template = "sign_in.html" if problem.status == 401 else "problem.html"
-    text = _templates.get_template(template).render(problem=problem, needs_key=False)
+    values = {"problem": problem, "needs_key": False, **_language_values(accept_language)}
+    text = _templates.get_template(template).render(values)
     return HTMLResponse(text, problem.status, headers=dict(problem.headers))
 
 
@@ -219,123 +266,61 @@ def is_page_request(method: str, path: str, accept: str) -> bool:
     return method == "GET" and "text/html" in accept and not path.startswith("/v1/")
 
 
-async def _results(
-    service: Service,
-    browsing: Browsing,
-    opened: OpenGallery,
-    form: SearchForm,
-    query: Query | None = None,
+async def _first_results(
+    service: Service, opened: OpenGallery, form: SearchForm, facets: Sequence[Facet]
 ) -> dict[str, Any]:
-    """Return the values of the results template: result sets, or a sample to pick a query from."""
-    options = f"&{form.options_query}" if form.options_query else ""
-    values: dict[str, Any] = {"sample": None, "options": options, "restricted": form.is_restricted}
+    """Return the values of the results template."""
+    stages, offset, limit = Stages(service.metrics), form.offset, _WITHOUT_SCRIPTS
+    values: dict[str, Any] = {"problem": None, "items": [], "total": 0, "note": None}
+    values |= {"listed": False, "next_url": None}
+    options = form.options_query
+    values["options"] = f"&{options}" if options else ""
     try:
-        query = query or form.query
-    except InputError as error:
-        empty = {"gallery": opened.name, "encoder": opened.batcher.encoder.name, "hits": []}
-        return {**values, "result_sets": [{**empty, "problem": service.problem_of(error)}]}
-    if query is None:
-        sample = await _sample(service, opened, form)
-        return {"sample": sample, "result_sets": [], "options": options}
-    compared = form.compared_gallery
-    others = [await service.open(service.handle(compared))] if compared else []
-    result_sets = [
-        await _result_set(service, browsing, each, opened, form, query)
-        for each in (opened, *others)
-    ]
-    return {**values, "result_sets": result_sets}
-
-
-async def _sample(service: Service, opened: OpenGallery, form: SearchForm) -> Mapping[str, Any]:
-    text = form.params.get("sample", "0")
-    seed = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
-    rows = await service.sample(opened, _SAMPLE, seed)
-    items = [
-        {"id": row_id, "title": _title(row_id), "label": _label(metadata) or _title(row_id)}
-        for row_id, metadata in zip(rows.ids, rows.metadata, strict=True)
-    ]
-    return {"rows": items, "next_seed": seed + 1}
-
-
-async def _result_set(
-    service: Service,
-    browsing: Browsing,
-    opened: OpenGallery,
-    origin: OpenGallery,
-    form: SearchForm,
-    query: Query,
-) -> Mapping[str, Any]:
-    """Return the results of one gallery, or the problem; ``origin`` has the item of the query."""
-    stages, start = Stages(service.metrics), time.perf_counter()
-    values: dict[str, Any] = {"gallery": opened.name, "problem": None, "hits": []}
-    values["encoder"] = opened.batcher.encoder.name
-    try:
-        request = form.request(query, await browsing.facets(opened))
-        with contextlib.ExitStack() as memory:
-            if opened is not origin:
-                query = await _transfer(service, opened, origin, query, memory)
-            hits = (await service.search(opened, request.for_query(query), stages)).hits
+        query = form.query
+        if query is None:
+            where = form.filter(facets)
+            items, total = await service.read(
+                opened, lambda gallery: _listed(gallery, opened, where, form.sort, offset, limit)
+            )
+            values["listed"] = True
+        else:
+            end = min(offset + limit, service.settings.limits.k)
+            request = form.request(query, facets, end)
+            hits = (await service.search(opened, request, stages)).hits
+            items = [
+                _item(opened, hit.id, hit.metadata, hits.similarity(hit)) for hit in hits[offset:]
+            ]
+            total, values["note"] = offset + len(items), hits.note
     except LookalikeError as error:
         return {**values, "problem": service.problem_of(error)}
-    return {
-        **values,
-        "ranked_by": hits.ranked_by,
-        "note": "; ".join(each for each in split_note(hits.note) if each != TEXT_NOTE),
-        "metric": hits.metric.value,
-        "rows": await service.read(opened, len),
-        "latency_ms": (time.perf_counter() - start) * 1000,
-        "hits": [_hit(hit) for hit in hits],
-    }
+    if len(items) == limit:
+        values["next_url"] = f"/g/{opened.name}?{form.page_query(offset + limit)}"
+    return {**values, "items": items, "total": total}
 
 
-async def _transfer(
-    service: Service,
+def _listed(
+    gallery: Gallery,
     opened: OpenGallery,
-    origin: OpenGallery,
-    query: Query,
-    memory: contextlib.ExitStack,
-) -> Query:
-    """Return the query for another gallery: an item that it does not have becomes an image.
-
-    Its file counts as one that the client uploaded, until ``memory`` is closed.
-
-    Raises:
-        ProblemError: the memory for uploads is full.
-    """
-    examples: list[Example] = []
-    for example in query.examples:
-        if example.id is not None:
-            try:
-                await service.row(opened, example.id)
-            except MissingRowError:
-                row = await service.row(origin, example.id)
-                content = await service.item_images.content(origin.gallery, row)
-                memory.enter_context(service.quotas.bodies.take(len(content)))
-                example = replace(example, id=None, image=SentImage(content))
-        examples.append(example)
-    return Query(tuple(examples))
+    where: Filter | None,
+    sort: str,
+    offset: int,
+    limit: int,
+) -> tuple[list[dict[str, Any]], int]:
+    """Return a page of items, and how many match."""
+    listing = gallery.browse(where=where, sort=sort)
+    items = [_item(opened, each.id, each.metadata) for each in listing[offset : offset + limit]]
+    return items, len(listing)
 
 
-def _hit(hit: Hit) -> Mapping[str, Any]:
-    return {
-        "id": hit.id,
-        "rank": hit.rank,
-        "distance": hit.distance,
-        "title": _title(hit.id),
-        "label": _label(hit.metadata) or _title(hit.id),
-        "metadata": _metadata(hit.metadata),
-    }
-
-
-def _label(metadata: Metadata) -> str:
+def _item(
+    opened: OpenGallery, row_id: str, metadata: Metadata, similarity: float | None = None
+) -> dict[str, Any]:
+    """Return what the results template shows of an item."""
     label = metadata.get("label")
-    return "" if label is None else display_text(label)
-
-
-def _metadata(metadata: Metadata) -> list[tuple[str, str]]:
-    return [(name, display_text(value)) for name, value in metadata.items() if value is not None]
-
-
-def _title(row_id: str) -> str:
-    """Return the last part of an id, which is a file name or a number."""
-    return row_id.rpartition(":")[2].rpartition("/")[2] or row_id
+    return {
+        "id": row_id,
+        "title": name_of(row_id),
+        "label": "" if label is None else display_text(label),
+        "similarity": similarity,
+        **item_urls(opened, row_id),
+    }

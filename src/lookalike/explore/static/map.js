@@ -4,13 +4,18 @@
 const COLORS = ["#3b76af", "#ef8636", "#519e3e", "#c53a32", "#8d69b8", "#84584e", "#d57dbe", "#8a8a2f", "#40a8b9", "#1f9e74", "#b0469f", "#6f7fd8", "#a96b1d", "#4d8f96", "#d1605e", "#5d7d3a"];
 const NO_VALUE_COLOR = "#9aa1a8";
 const MAX_THUMBNAILS = 400; // drawn on the map at a time
+const MAX_AMONG_THUMBNAILS = 4_000; // points in view up to which some are drawn as thumbnails
 const MAX_SELECTED_SHOWN = 48;
+const MAX_COLORED = COLORS.length; // values with a color of their own, the most frequent ones
 const POINTER_RADIUS = 14; // pixels
+const MARGIN = 0.04; // around all images, as a share of the window
 
 // Shows `data`, the document of lookalike.explore.map, in `root`. Options:
-// `thumbnail(row)` returns an image and the part of it to draw, `thumbnailSize` is its size in pixels,
-// `maxThumbnails` how many to draw on the map at a time, `searchURL(id)` the URL of a search.
+// `t(key, values)` returns texts, `thumbnail(row)` an image and the part of it to draw, `thumbnailSize`
+// is its size in pixels, `maxThumbnails` how many to draw on the map at a time, `searchURL(id)` the URL
+// of a search, and `onSelect(ids)` adds images to a selection elsewhere.
 export function showMap(root, data, options = {}) {
+  const { t } = options;
   const ids = data.ids;
   const count = ids.length;
   const coordinates = decode(data.points, Uint16Array);
@@ -25,15 +30,15 @@ export function showMap(root, data, options = {}) {
   // ---- elements -----------------------------------------------------------------
 
   const viewport = element("div", { class: "viewport" });
-  const canvas = element("canvas", { tabindex: "0", role: "img", "aria-label": `Map of ${count.toLocaleString("en")} images. Arrow keys pan, plus and minus zoom, 0 fits all images. The legend lists the clusters.` });
+  const canvas = element("canvas", { tabindex: "0", role: "img", "aria-label": t("map-keys", { n: count }) });
   const tooltip = element("div", { class: "tooltip", hidden: "" });
   const colorBy = element("select");
-  const lassoButton = button("Lasso", () => setLasso(!lassoing));
-  const toolbar = element("div", { class: "toolbar" }, element("label", {}, "Color by ", colorBy), button("+", () => zoom(1.5), "Zoom in"), button("−", () => zoom(1 / 1.5), "Zoom out"), button("Fit", fit, "Fit all images"), lassoButton);
+  const lassoButton = button(t("map-lasso"), () => setLasso(!lassoing));
+  const toolbar = element("div", { class: "toolbar" }, element("label", {}, t("map-color-by"), " ", colorBy), button("+", () => zoom(1.5), t("zoom-in")), button("−", () => zoom(1 / 1.5), t("zoom-out")), button(t("fit-image"), fit, t("map-fit")), lassoButton);
   lassoButton.setAttribute("aria-pressed", "false");
   const legend = element("ul", { class: "legend" });
-  const about = element("p", { class: "muted" }, data.trustworthiness === null ? `${plural(count)}. All embeddings are the same.` : `${plural(count)}. Trustworthiness ${data.trustworthiness.toFixed(3)}: the closer to 1, the more images that are close on the map are similar. Large distances mean little. The map preserves ${Math.round(100 * data.neighborhood_preservation)} % of nearest neighbors.`);
-  const selectionPanel = element("section", { "aria-label": "Selection", hidden: "" });
+  const about = element("p", { class: "muted" }, data.trustworthiness === null ? t("map-same", { n: count }) : t("map-quality", { n: count, trustworthiness: data.trustworthiness.toFixed(3), preserved: Math.round(100 * data.neighborhood_preservation) }));
+  const selectionPanel = element("section", { "aria-label": t("selection"), hidden: "" });
   const heading = element("h2", { tabindex: "-1" });
   const status = element("p", { class: "muted", role: "status" });
   const thumbnailList = element("ul", { class: "thumbnails" });
@@ -41,12 +46,12 @@ export function showMap(root, data, options = {}) {
   selectionPanel.append(heading, status, selectionActions, thumbnailList);
   viewport.append(canvas, tooltip);
   root.classList.add("map");
-  root.replaceChildren(element("div", {}, toolbar, viewport), element("aside", {}, selectionPanel, element("section", { "aria-label": "Legend" }, legend), about));
+  root.replaceChildren(element("div", {}, toolbar, viewport), element("aside", {}, selectionPanel, element("section", { "aria-label": t("map-legend") }, legend), about));
 
   // ---- colors -------------------------------------------------------------------------------
 
   const schemes = [
-    { name: "clusters", none: "unclustered", values: data.clusters.map((each) => each.name), codes: membership },
+    { name: t("map-clusters"), none: t("map-unclustered"), values: distinct(data.clusters.map((each) => each.name)), codes: membership },
     ...data.columns.map(({ name, values, codes }) => ({ name, values, codes: decode(codes, Int16Array) })),
     outlierScheme(),
   ];
@@ -63,19 +68,29 @@ export function showMap(root, data, options = {}) {
     const order = Float32Array.from(lofScores).sort();
     const [percentile95, percentile99] = [order[Math.floor(count * 0.95)], order[Math.floor(count * 0.99)]];
     const codes = Int16Array.from(lofScores, (value) => (value > percentile99 ? 0 : value > percentile95 ? 1 : 2));
-    return { name: "outliers", values: ["top 1 %", "next 4 %", "other images"], codes, colors: ["#c53a32", "#ef8636", NO_VALUE_COLOR] };
+    return { name: t("map-outliers"), values: [t("map-top"), t("map-next"), t("map-others")], codes, colors: ["#c53a32", "#ef8636", NO_VALUE_COLOR] };
   }
 
-  const colorOf = (code) => (code < 0 ? NO_VALUE_COLOR : (scheme.colors ?? COLORS)[code % (scheme.colors ?? COLORS).length]);
+  // The codes of a scheme, the most frequent first; values without a color of their own are gray.
+  function ranked() {
+    if (!scheme.ranked) {
+      const sizes = new Map();
+      for (const code of scheme.codes) sizes.set(code, (sizes.get(code) ?? 0) + 1);
+      const codes = [...sizes.keys()].sort((a, b) => (a < 0) - (b < 0) || (scheme.colors ? a - b : sizes.get(b) - sizes.get(a) || a - b));
+      const colors = new Map(codes.map((code, place) => [code, code < 0 || place >= MAX_COLORED ? NO_VALUE_COLOR : (scheme.colors ?? COLORS)[scheme.colors ? code : place]]));
+      scheme.ranked = { sizes, codes, colors };
+    }
+    return scheme.ranked;
+  }
+
+  const colorOf = (code) => ranked().colors.get(code);
 
   function showLegend() {
-    const sizes = new Map();
-    for (const code of scheme.codes) sizes.set(code, (sizes.get(code) ?? 0) + 1);
-    const order = [...sizes.keys()].sort((a, b) => (a < 0) - (b < 0) || a - b);
-    legend.replaceChildren(...order.map((code) => {
+    const { sizes, codes } = ranked();
+    const entries = codes.map((code) => {
       const dot = element("i");
       dot.style.background = colorOf(code);
-      const name = code < 0 ? (scheme.none ?? "no value") : scheme.values[code];
+      const name = code < 0 ? (scheme.none ?? t("no-value")) : scheme.values[code];
       const entry = button("", () => {
         highlighted = highlighted === code ? null : code;
         for (const each of legend.querySelectorAll("button")) each.setAttribute("aria-pressed", String(highlighted !== null && each === entry));
@@ -83,9 +98,16 @@ export function showMap(root, data, options = {}) {
         draw();
       });
       entry.setAttribute("aria-pressed", "false");
-      entry.append(dot, name, element("span", {}, sizes.get(code).toLocaleString("en")));
+      entry.append(dot, name, element("span", {}, t("number", { value: sizes.get(code) })));
       return element("li", {}, entry);
-    }));
+    });
+    legend.replaceChildren(...entries.slice(0, MAX_COLORED));
+    const others = entries.slice(MAX_COLORED);
+    if (others.length) {
+      const list = element("ul", { class: "legend" });
+      list.append(...others);
+      legend.append(element("li", {}, element("details", {}, element("summary", {}, t("map-more", { n: others.length })), list)));
+    }
   }
 
   // ---- drawing -------------------------------------------------------------------------------
@@ -105,11 +127,30 @@ export function showMap(root, data, options = {}) {
     draw();
   }
 
+  const bounds = { x: extent(xs), y: extent(ys) };
+  const center = { x: (bounds.x[0] + bounds.x[1]) / 2, y: (bounds.y[0] + bounds.y[1]) / 2 };
+
+  // The scale at which all images fill the window.
+  function fitScale() {
+    const [across, down] = [bounds.x[1] - bounds.x[0], bounds.y[1] - bounds.y[0]];
+    return (1 - 2 * MARGIN) * Math.min(width / Math.max(across, 1e-3), height / Math.max(down, 1e-3));
+  }
+
   function fit() {
-    const bounds = [Math.min(...extent(xs)), Math.max(...extent(xs)), Math.min(...extent(ys)), Math.max(...extent(ys))];
-    [view.x, view.y] = [(bounds[0] + bounds[1]) / 2, (bounds[2] + bounds[3]) / 2];
-    view.scale = 0.92 * Math.min(width / Math.max(bounds[1] - bounds[0], 1e-3), height / Math.max(bounds[3] - bounds[2], 1e-3));
+    Object.assign(view, center, { scale: fitScale() });
     draw();
+  }
+
+  // Keeps the view on the images: no smaller than all of them, and not beside them.
+  function bound() {
+    const least = fitScale();
+    const closest = Math.max(8, 1.5 * Math.sqrt(count)); // a few images fill the window
+    view.scale = Math.min(Math.max(view.scale, least), least * closest);
+    for (const [axis, length] of [["x", width], ["y", height]]) {
+      const [low, high] = bounds[axis];
+      const room = ((0.5 - MARGIN) * length) / view.scale;
+      view[axis] = high - low <= 2 * room ? center[axis] : Math.min(Math.max(view[axis], low + room), high - room);
+    }
   }
 
   const toX = (x) => (x - view.x) * view.scale + width / 2;
@@ -125,48 +166,68 @@ export function showMap(root, data, options = {}) {
   }
 
   function paint() {
-    const visibleExtent = Math.min(width, height) / view.scale;
-    const base = Math.min(2.4, Math.max(1.2, 1.2 * Math.sqrt(20_000 / count)));
-    const size = Math.max(1, Math.round(ratio * Math.min(4, (0.9 / Math.sqrt(visibleExtent)) * base)));
-    const visible = grid.inside(view.x - width / 2 / view.scale, view.y - height / 2 / view.scale, view.x + width / 2 / view.scale, view.y + height / 2 / view.scale, options.maxThumbnails ?? MAX_THUMBNAILS);
+    bound();
+    const visible = grid.inside(view.x - width / 2 / view.scale, view.y - height / 2 / view.scale, view.x + width / 2 / view.scale, view.y + height / 2 / view.scale, MAX_AMONG_THUMBNAILS);
+    const spacing = Math.sqrt((width * height) / (visible?.length || count * Math.min(1, (width * height) / (fitScale() * view.scale))));
+    const size = Math.round(Math.min(9 * ratio, Math.max(1.5 * ratio, 0.22 * spacing)));
     const fade = (color) => (dark.matches ? mix(color, 20, 0.75) : mix(color, 255, 0.75));
     const table = new Map();
-    for (const code of new Set(scheme.codes)) {
+    for (const code of ranked().codes) {
       const color = colorOf(code);
       table.set(code, toPixel(highlighted === null || highlighted === code ? color : fade(color)));
     }
     pixels.fill(0);
-    const fillSquare = (i, color, wide) => {
-      const [left, top] = [Math.round(toX(xs[i]) - wide / 2), Math.round(toY(ys[i]) - wide / 2)];
-      const [right, bottom] = [Math.min(left + wide, width), Math.min(top + wide, height)];
-      for (let y = Math.max(0, top); y < bottom; y++) for (let x = Math.max(0, left); x < right; x++) pixels[y * width + x] = color;
+    const fillDisk = (i, color, wide) => {
+      const [x, y, radius] = [toX(xs[i]), toY(ys[i]), wide / 2];
+      const [left, right] = [Math.max(0, Math.round(x - radius)), Math.min(width, Math.round(x + radius))];
+      const [top, bottom] = [Math.max(0, Math.round(y - radius)), Math.min(height, Math.round(y + radius))];
+      for (let row = top; row < bottom; row++) {
+        for (let column = left; column < right; column++) {
+          if (wide > 4 && (column + 0.5 - x) ** 2 + (row + 0.5 - y) ** 2 > radius * radius) continue;
+          pixels[row * width + column] = color;
+        }
+      }
     };
-    for (let i = 0; i < count; i++) if (highlighted !== null && scheme.codes[i] !== highlighted) fillSquare(i, table.get(scheme.codes[i]), size);
-    for (let i = 0; i < count; i++) if (highlighted === null || scheme.codes[i] === highlighted) fillSquare(i, table.get(scheme.codes[i]), size);
+    for (let i = 0; i < count; i++) if (highlighted !== null && scheme.codes[i] !== highlighted) fillDisk(i, table.get(scheme.codes[i]), size);
+    for (let i = 0; i < count; i++) if (highlighted === null || scheme.codes[i] === highlighted) fillDisk(i, table.get(scheme.codes[i]), size);
     if (selected.size) {
       const mark = toPixel(dark.matches ? "#ffffff" : "#000000");
-      for (const i of selected) fillSquare(i, mark, size + 2 * Math.max(1, Math.round(ratio)));
-      for (const i of selected) fillSquare(i, table.get(scheme.codes[i]), size);
+      for (const i of selected) fillDisk(i, mark, size + 2 * Math.max(1, Math.round(ratio)));
+      for (const i of selected) fillDisk(i, table.get(scheme.codes[i]), size);
     }
     context.putImageData(frame, 0, 0);
-    if (visible && options.thumbnail) for (const i of visible) paintThumbnail(i);
+    if (visible && options.thumbnail) paintThumbnails(visible);
     if (path) paintLasso();
   }
 
-  function paintThumbnail(i) {
+  // Draws some of the points in view as thumbnails, one for each cell of a grid that is fixed to the
+  // map, so that they stay where they are while it is moved.
+  function paintThumbnails(visible) {
+    const cell = 2 ** Math.ceil(Math.log2((0.8 * options.thumbnailSize * ratio) / view.scale));
+    const first = new Map();
+    for (const i of visible) {
+      const key = Math.floor(xs[i] / cell) * 65_536 + Math.floor(ys[i] / cell);
+      if (!(first.get(key) <= i)) first.set(key, i);
+    }
+    if (first.size > (options.maxThumbnails ?? MAX_THUMBNAILS)) return;
+    for (const i of first.values()) paintThumbnail(i, 0.92 * cell * view.scale);
+  }
+
+  function paintThumbnail(i, space) {
     const thumbnail = thumbnails.get(i);
     if (!thumbnail) {
       load(i).then(draw, () => {});
       return;
     }
-    const size = Math.min(options.thumbnailSize, 40) * ratio * Math.min(1, Math.max(0.5, view.scale / width / 12));
-    const scale = size / Math.max(thumbnail.width, thumbnail.height);
+    const scale = Math.min(space, 2 * options.thumbnailSize * ratio) / Math.max(thumbnail.width, thumbnail.height);
     const [drawnWidth, drawnHeight] = [thumbnail.width * scale, thumbnail.height * scale];
     const [left, top] = [toX(xs[i]) - drawnWidth / 2, toY(ys[i]) - drawnHeight / 2];
+    context.globalAlpha = highlighted === null || scheme.codes[i] === highlighted ? 1 : 0.25;
     context.drawImage(thumbnail.image, thumbnail.x, thumbnail.y, thumbnail.width, thumbnail.height, left, top, drawnWidth, drawnHeight);
     context.strokeStyle = selected.has(i) ? (dark.matches ? "#fff" : "#000") : colorOf(scheme.codes[i]);
-    context.lineWidth = (selected.has(i) ? 3 : 1.5) * ratio;
+    context.lineWidth = (selected.has(i) ? 3.5 : 2) * ratio;
     context.strokeRect(left, top, drawnWidth, drawnHeight);
+    context.globalAlpha = 1;
   }
 
   function paintLasso() {
@@ -193,10 +254,10 @@ export function showMap(root, data, options = {}) {
   // ---- navigation --------------------------------------------------------------------------------
 
   function zoom(factor, x = width / 2, y = height / 2) {
-    const scale = Math.min(Math.max(view.scale * factor, Math.min(width, height) / 3), Math.min(width, height) * 4000);
     const [atX, atY] = [view.x + (x - width / 2) / view.scale, view.y + (y - height / 2) / view.scale];
-    view.scale = scale;
-    [view.x, view.y] = [atX - (x - width / 2) / scale, atY - (y - height / 2) / scale];
+    view.scale *= factor;
+    bound();
+    [view.x, view.y] = [atX - (x - width / 2) / view.scale, atY - (y - height / 2) / view.scale];
     draw();
   }
 
@@ -244,7 +305,7 @@ export function showMap(root, data, options = {}) {
     if (path) {
       const polygon = path;
       path = null;
-      if (polygon.length > 2 && event.type === "pointerup") select(rowsOf((i) => insidePolygon(xs[i], ys[i], polygon)), "Lasso");
+      if (polygon.length > 2 && event.type === "pointerup") select(rowsOf((i) => insidePolygon(xs[i], ys[i], polygon)), t("map-lasso"));
       setLasso(false);
       draw();
     } else if (dragged < 5 * ratio && event.type === "pointerup") {
@@ -277,15 +338,25 @@ export function showMap(root, data, options = {}) {
       hovered = null;
       return;
     }
-    const [left, top] = [at[0] / ratio, at[1] / ratio];
-    tooltip.style.left = `${left > viewport.clientWidth / 2 ? left - tooltip.offsetWidth - 14 : left + 14}px`;
-    tooltip.style.top = `${Math.max(4, Math.min(top, viewport.clientHeight - tooltip.offsetHeight - 4))}px`;
-    if (row === hovered) return;
-    hovered = row;
-    tooltip.replaceChildren(tooltipText(row));
-    if (!options.thumbnail) return;
+    if (row !== hovered) {
+      hovered = row;
+      tooltip.replaceChildren(tooltipText(row));
+    }
+    placeTooltip(at);
+    if (!options.thumbnail || tooltip.querySelector("canvas")) return;
     const image = await thumbnailCanvas(row).catch(() => null);
-    if (hovered === row && image) tooltip.prepend(image);
+    if (hovered !== row || !image || tooltip.querySelector("canvas")) return;
+    tooltip.prepend(image);
+    placeTooltip(at);
+  }
+
+  // Beside the pointer, and inside the window.
+  function placeTooltip(at) {
+    const [left, top] = [at[0] / ratio, at[1] / ratio];
+    const beside = left > viewport.clientWidth / 2 ? left - tooltip.offsetWidth - 14 : left + 14;
+    const inside = (value, size, room) => Math.max(4, Math.min(value, room - size - 4));
+    tooltip.style.left = `${inside(beside, tooltip.offsetWidth, viewport.clientWidth)}px`;
+    tooltip.style.top = `${inside(top, tooltip.offsetHeight, viewport.clientHeight)}px`;
   }
 
   function tooltipText(row) {
@@ -317,8 +388,8 @@ export function showMap(root, data, options = {}) {
 
   function showNeighbors(row) {
     const nearestRows = Array.from(neighbors.subarray(row * data.k, (row + 1) * data.k));
-    showSelection([row, ...nearestRows], title(ids[row]), `${ids[row]}, followed by its nearest neighbors. Outlier score (LOF): ${lofScores[row].toFixed(2)}`);
-    selectionActions.replaceChildren(...(options.searchURL ? [element("a", { href: options.searchURL(ids[row]), class: "button" }, "Search with this image")] : []), button("Close", () => select([], "")));
+    showSelection([row, ...nearestRows], title(ids[row]), t("map-neighbors", { id: ids[row], score: lofScores[row].toFixed(2) }));
+    selectionActions.replaceChildren(...(options.searchURL ? [element("a", { href: options.searchURL(ids[row]), class: "button" }, t("similar"))] : []), button(t("close"), () => select([], "")));
   }
 
   function select(rows, name) {
@@ -328,9 +399,11 @@ export function showMap(root, data, options = {}) {
       draw();
       return;
     }
-    showSelection(rows, name, `${plural(rows.length)}${rows.length > MAX_SELECTED_SHOWN ? `, ${MAX_SELECTED_SHOWN} shown` : ""}`);
+    const shown = rows.length > MAX_SELECTED_SHOWN ? `, ${t("map-shown", { n: MAX_SELECTED_SHOWN })}` : "";
+    showSelection(rows, name, `${t("items-count", { n: rows.length })}${shown}`);
     const label = element("input", { type: "text", autocomplete: "off" });
-    selectionActions.replaceChildren(element("label", {}, "Label", label), button("Download CSV", () => save(rows, label.value)), button("Close", () => select([], "")));
+    const add = options.onSelect ? [button(t("select"), () => options.onSelect(rows.map((row) => ids[row])))] : [];
+    selectionActions.replaceChildren(element("label", {}, t("label"), label), button(t("map-download"), () => save(rows, label.value)), ...add, button(t("close"), () => select([], "")));
   }
 
   function showSelection(rows, name, text) {
@@ -342,7 +415,7 @@ export function showMap(root, data, options = {}) {
     const shown = Array.from({ length: Math.min(rows.length, MAX_SELECTED_SHOWN) }, (_, i) => rows[Math.floor(i * step)]);
     thumbnailList.replaceChildren(...shown.map((row) => {
       const entry = button(options.thumbnail ? "" : title(ids[row]), () => showNeighbors(row), title(ids[row]));
-      if (options.thumbnail) thumbnailCanvas(row).then((image) => entry.append(image), () => entry.append("Image not available"));
+      if (options.thumbnail) thumbnailCanvas(row).then((image) => entry.append(image), () => entry.append(t("image-missing")));
       return element("li", {}, entry);
     }));
     draw();
@@ -446,8 +519,13 @@ const toPixel = (color) => {
 const mix = (color, towards, share) => `#${channels(color).map((each) => Math.round(each + (towards - each) * share).toString(16).padStart(2, "0")).join("")}`;
 const title = (id) => id.slice(id.lastIndexOf(":") + 1).split("/").pop() || id;
 
-function plural(count) {
-  return `${count.toLocaleString("en")} image${count === 1 ? "" : "s"}`;
+// Names, with a number after those that occur again.
+function distinct(names) {
+  const seen = new Map();
+  return names.map((name) => {
+    seen.set(name, (seen.get(name) ?? 0) + 1);
+    return seen.get(name) > 1 ? `${name} (${seen.get(name)})` : name;
+  });
 }
 
 function element(name, attributes = {}, ...children) {

@@ -4,7 +4,7 @@
 const SUPERSAMPLING = 4;
 
 // `onDraw(blob, finished)` is called while drawing and at the end of each stroke.
-export function setUpDrawingPad(pad, toggleButton, onDraw) {
+export function setUpDrawingPad(pad, onDraw) {
   if (!pad) return;
   const canvas = pad.querySelector("canvas");
   const context = canvas.getContext("2d");
@@ -50,11 +50,7 @@ export function setUpDrawingPad(pad, toggleButton, onDraw) {
     strokes = [];
     redraw();
   });
-  toggleButton.addEventListener("click", () => {
-    pad.hidden = !pad.hidden;
-    toggleButton.setAttribute("aria-expanded", String(!pad.hidden));
-    redraw();
-  });
+  redraw();
 }
 
 const gray = (value) => `rgb(${value} ${value} ${value})`;

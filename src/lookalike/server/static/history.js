@@ -1,99 +1,81 @@
-// Recent queries, stored in this browser only (IndexedDB), with uploaded images.
+// Recent queries of a gallery, stored in this browser only.
 
-import { element, itemURL } from "./http.js";
-import { loadImages } from "./images.js";
+import { element, icon } from "./dom.js";
+import { itemURL } from "./http.js";
+import { setSource } from "./images.js";
+import { nameOf } from "./items.js";
+import { readState } from "./state.js";
+import { findUpload, transact } from "./storage.js";
+import { t } from "./texts.js";
 
 const MAX_ENTRIES = 12;
-let section, gallery, onSelect;
 
-export function start(sectionElement, galleryName, callback) {
-  [section, gallery, onSelect] = [sectionElement, galleryName, callback];
-  section.querySelector("#clear-history").addEventListener("click", async () => {
-    for (const { key } of await entries()) await transact((store) => store.delete(key));
-    await render();
-  });
-  return render();
+export class History {
+  // `onSelect(search)` is called with the query string of a recent query.
+  constructor(section, gallery, onSelect) {
+    Object.assign(this, { section, gallery, onSelect });
+    section.querySelector("button").addEventListener("click", async () => {
+      for (const { key } of await this.#entries()) await transact("queries", (store) => store.delete(key));
+      await this.render();
+    });
+  }
+
+  // Adds a query that was answered.
+  async add(search) {
+    try {
+      await transact("queries", (store) => store.put({ key: `${this.gallery}?${search}`, gallery: this.gallery, search, time: Date.now() }));
+      for (const { key } of (await this.#entries()).slice(MAX_ENTRIES)) await transact("queries", (store) => store.delete(key));
+      await this.render();
+    } catch {
+      // private windows may not allow storage
+    }
+  }
+
+  async render() {
+    const entries = await this.#entries().catch(() => []);
+    this.section.hidden = entries.length === 0;
+    const items = await Promise.all(entries.map((entry) => this.#item(entry)));
+    this.section.querySelector("ul").replaceChildren(...items);
+  }
+
+  async #item({ search }) {
+    const state = readState(search);
+    const example = state.like[0] ?? state.unlike[0];
+    const names = await Promise.all([...state.like, ...state.unlike].map(nameOfExample));
+    const title = [...names, state.text].filter(Boolean).join(", ");
+    const node = element("button", { type: "button", title, "aria-label": t("search-again", { query: title }) });
+    const image = example && (await imageOf(example, this.gallery));
+    if (image) node.append(image);
+    else node.append(element("span", {}, title || icon("search")));
+    node.addEventListener("click", () => this.onSelect(search));
+    return element("li", {}, node);
+  }
+
+  async #entries() {
+    const all = await transact("queries", (store) => store.getAll());
+    return all.filter(({ gallery }) => gallery === this.gallery).sort((a, b) => b.time - a.time);
+  }
 }
 
-// Adds a query; returns the id of an uploaded image, for the page's URL.
-export async function add(query) {
+export async function nameOfExample({ kind, value }) {
+  if (kind === "upload") return (await findUpload(value))?.name ?? t("uploaded-image");
+  return kind === "id" ? nameOf(value) : value;
+}
+
+// An image of an example; null if this browser has none, or cannot show it.
+export async function imageOf({ kind, value }, gallery) {
+  const image = element("img", { alt: "", decoding: "async" });
+  if (kind === "url") return null;
+  const upload = kind === "upload" ? await findUpload(value) : null;
+  if (kind === "upload" && !upload) return null;
   try {
-    const id = query.kind === "image" ? query.upload ?? (await digest(query.blob)) : `${query.kind}:${query.value}`;
-    const { kind, value, blob, name } = query;
-    await transact((store) => store.put({ key: `${gallery}/${id}`, gallery, kind, value, blob, name, time: Date.now() }));
-    const expired = (await entries()).slice(MAX_ENTRIES);
-    for (const { key } of expired) await transact((store) => store.delete(key));
-    await render();
-    return query.kind === "image" ? id : null;
+    if (upload) image.src = URL.createObjectURL(upload.blob);
+    else await setSource(image, `${itemURL(gallery, "/thumbnail", value)}&size=128`);
+    await image.decode();
   } catch {
-    return null; // private windows may not allow storage
+    return null;
+  } finally {
+    if (upload) URL.revokeObjectURL(image.src);
   }
-}
-
-export async function find(upload) {
-  try {
-    return (await entries()).find(({ key }) => key === `${gallery}/${upload}`);
-  } catch {
-    return undefined;
-  }
-}
-
-async function render() {
-  const recent = await entries().catch(() => []);
-  section.hidden = recent.length === 0;
-  section.querySelector("ul").replaceChildren(...recent.map((entry) => element("li", {}, entryButton(entry))));
-  loadImages(section);
-}
-
-function entryButton(entry) {
-  const name = entry.name ?? entry.value;
-  const button = element("button", { type: "button", title: name, "aria-label": `Search again: ${name}` });
-  if (entry.blob) {
-    const image = element("img", { alt: "" });
-    image.src = URL.createObjectURL(entry.blob);
-    image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
-    image.addEventListener("error", () => image.replaceWith(element("span", {}, name.slice(0, 24))), { once: true });
-    button.append(image);
-  } else if (entry.kind === "id") {
-    const src = `${itemURL(entry.gallery, "/thumbnail", entry.value)}&size=64`;
-    button.append(element("img", { alt: "", [document.querySelector("#sign-out") ? "data-src" : "src"]: src }));
-  } else {
-    button.append(element("span", {}, name.slice(0, 24)));
-  }
-  const query = entry.blob ? { ...entry, upload: entry.key.split("/").at(-1) } : { kind: entry.kind, value: entry.value };
-  button.addEventListener("click", () => onSelect(query));
-  return button;
-}
-
-// The entries of this gallery, newest first.
-async function entries() {
-  const all = await transact((store) => store.getAll());
-  return all.filter((entry) => entry.gallery === gallery).sort((a, b) => b.time - a.time);
-}
-
-let opening = null;
-function openDatabase() {
-  opening ??= new Promise((resolve, reject) => {
-    const open = indexedDB.open("lookalike", 1);
-    open.onupgradeneeded = () => open.result.createObjectStore("recent", { keyPath: "key" });
-    open.onsuccess = () => resolve(open.result);
-    open.onerror = () => reject(open.error);
-  });
-  return opening;
-}
-
-async function transact(operation) {
-  const store = (await openDatabase()).transaction("recent", "readwrite").objectStore("recent");
-  return new Promise((resolve, reject) => {
-    const pending = operation(store);
-    pending.onsuccess = () => resolve(pending.result);
-    pending.onerror = () => reject(pending.error);
-  });
-}
-
-async function digest(blob) {
-  const bytes = new Uint8Array(await blob.arrayBuffer());
-  if (!globalThis.crypto?.subtle) return String(Date.now());
-  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  return [...hash.slice(0, 12)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return image;
 }

@@ -1,12 +1,14 @@
 // Requests to the service, with the API key if there is one, and their errors.
 
+import { t } from "./texts.js";
+
 const STORAGE_KEY = "lookalike.key";
 
 export class Problem extends Error {
-  constructor(title, detail, status = 0) {
+  // `errors` are the fields of the request that are wrong, each with its location and message.
+  constructor(title, detail, status = 0, errors = []) {
     super(detail);
-    this.title = title;
-    this.status = status;
+    Object.assign(this, { title, status, errors });
   }
 }
 
@@ -25,7 +27,7 @@ export async function request(url, options = {}) {
     response = await fetch(url, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem("Service unreachable", "Check that it is running and try again.");
+    throw new Problem(t("unreachable"), t("unreachable-detail"));
   }
   if (!response.ok) throw await toProblem(response);
   return response;
@@ -35,10 +37,10 @@ export const requestJSON = async (url, options) => (await request(url, options))
 
 async function toProblem(response) {
   try {
-    const { title, detail } = await response.json();
-    return new Problem(title, detail, response.status);
+    const { title, detail, errors } = await response.json();
+    return new Problem(title, detail, response.status, errors);
   } catch {
-    return new Problem("Unexpected response", `HTTP status ${response.status}`, response.status);
+    return new Problem(t("unexpected-response"), t("status", { status: response.status }), response.status);
   }
 }
 
@@ -46,27 +48,7 @@ export function itemURL(gallery, resource, id) {
   return `/v1/galleries/${encodeURIComponent(gallery)}/item${resource}?id=${encodeURIComponent(id)}`;
 }
 
-// Creates an element; its children are text or elements, never markup.
-export function element(name, attributes = {}, ...children) {
-  const node = document.createElement(name);
-  for (const [attribute, value] of Object.entries(attributes)) node.setAttribute(attribute, value);
-  node.append(...children);
-  return node;
-}
-
-export function problemBox(problem) {
-  const box = element("div", { class: "problem", role: "alert" });
-  box.append(element("h2", {}, problem.title ?? "Something went wrong"), element("p", {}, problem.message));
-  return box;
-}
-
 // Parses a page rendered by the service, which escapes all text.
 export function parseHTML(html) {
   return new DOMParser().parseFromString(html, "text/html");
-}
-
-export function download(text, type, name) {
-  const url = URL.createObjectURL(new Blob([text], { type }));
-  element("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 1000);
 }

@@ -1,7 +1,8 @@
 // The judging view: results shown blind and judged with one key each, or the results of two galleries
 // side by side. Judgements are stored in this browser until they are downloaded.
 
-import { download, element, itemURL, problemBox, request, requestJSON } from "./http.js";
+import { download, element, problemBox } from "./dom.js";
+import { itemURL, request, requestJSON } from "./http.js";
 import { fetchBlob } from "./images.js";
 
 const CHOICES = {

@@ -1,7 +1,9 @@
 // The labeling view: suggested images in groups, labeled with one key each, and the label coverage.
 // Labels are stored in this browser until they are downloaded.
 
-import { download, element, itemURL, problemBox, requestJSON } from "./http.js";
+import { csvTable } from "./csv.js";
+import { download, element, problemBox } from "./dom.js";
+import { itemURL, requestJSON } from "./http.js";
 import { fetchBlob } from "./images.js";
 
 const find = (selector) => document.querySelector(selector);
@@ -210,10 +212,6 @@ function restore() {
 }
 
 function save() {
-  // A text that a spreadsheet would take for a formula gets an apostrophe, see csv_text.py.
-  const isFormula = (text) => /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(text) && !/^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text);
-  const quoted = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const cell = (text) => quoted(isFormula(text) ? `'${text}` : text);
-  const lines = ["id,label", ...Object.entries(currentLabels()).map(([id, labels]) => `${cell(id)},${cell(labels.join("; "))}`)];
-  download(`${lines.join("\r\n")}\r\n`, "text/csv", `${gallery}-labels.csv`);
+  const rows = Object.entries(currentLabels()).map(([id, labels]) => [id, labels.join("; ")]);
+  download(csvTable(["id", "label"], rows), "text/csv", `${gallery}-labels.csv`);
 }

@@ -1,10 +1,13 @@
 // The map page: the map of a gallery with thumbnails and searches from the service.
 
-import { itemURL, problemBox, requestJSON } from "./http.js";
+import { announce, problemBox } from "./dom.js";
+import { itemURL, requestJSON } from "./http.js";
 import { fetchBlob } from "./images.js";
 import { showMap } from "./map.js";
+import { Selection } from "./selection.js";
+import { t } from "./texts.js";
 
-const THUMBNAIL_SIZE = 48;
+const THUMBNAIL_SIZE = 64;
 const MAX_THUMBNAILS = 120; // on the map at a time; each is a request
 
 export async function start(main) {
@@ -14,7 +17,13 @@ export async function start(main) {
     const data = await requestJSON(`/v1/galleries/${gallery}/map`);
     main.querySelector("#changes").textContent = data.changes;
     main.querySelector("#stale").hidden = !data.stale;
+    const selection = new Selection(gallery);
     showMap(root, data, {
+      t,
+      onSelect: (ids) => {
+        selection.set(ids.map((id) => ({ id })));
+        announce(t("selected-elsewhere", { n: selection.size }));
+      },
       thumbnailSize: THUMBNAIL_SIZE,
       maxThumbnails: MAX_THUMBNAILS,
       searchURL: (id) => `/g/${gallery}?id=${encodeURIComponent(id)}`,

@@ -1,10 +1,10 @@
 // Starts the script of a page. With API keys, a page is fetched again with the key of this tab.
 
 import { apiKey, parseHTML, request } from "./http.js";
-import { loadImages } from "./images.js";
+import { t } from "./texts.js";
 
 const pageModules = {
-  search: () => import("./search.js"),
+  browse: () => import("./browse.js"),
   judge: () => import("./judge.js"),
   map: () => import("./map_page.js"),
   label: () => import("./label.js"),
@@ -19,7 +19,6 @@ async function start() {
     apiKey.clear();
     location.reload();
   });
-  loadImages(document);
   const { page } = main.dataset;
   if (page === "sign-in") await signIn(main);
   else if (page in pageModules) await (await pageModules[page]()).start(main);
@@ -41,13 +40,16 @@ async function openPage() {
   try {
     const page = parseHTML(await (await request(location.href)).text());
     document.title = page.title;
+    for (const link of page.head.querySelectorAll("link[rel=stylesheet]")) {
+      if (!document.head.querySelector(`link[href="${link.getAttribute("href")}"]`)) document.head.append(document.adoptNode(link));
+    }
     document.body.replaceWith(document.adoptNode(page.body));
     await start();
     return true;
   } catch (problem) {
     apiKey.clear();
     document.querySelector("#sign-in-error").textContent =
-      problem.status === 401 ? "Invalid API key." : problem.message;
+      problem.status === 401 ? t("api-key-invalid") : problem.message;
     return false;
   }
 }

@@ -1,0 +1,21 @@
+// The texts of the page in the visitor's language; the service puts them into the page.
+
+const texts = JSON.parse(document.querySelector("#texts")?.textContent || "{}");
+export const language = document.documentElement.lang || "en";
+
+const plurals = new Intl.PluralRules(language);
+const numbers = new Intl.NumberFormat(language);
+const percents = new Intl.NumberFormat(language, { style: "percent" });
+
+// Returns a text, with `values` at its places; one with a number of things depends on `n`.
+export function t(key, values = {}) {
+  let text = texts[key];
+  if (text === undefined) throw new Error(`there is no text ${key}`);
+  if (typeof text === "object") text = text[plurals.select(values.n)] ?? text.other;
+  return text.replace(/\{(\w+)\}/g, (_, name) => shown(values[name]));
+}
+
+export const formatNumber = (value) => numbers.format(value);
+export const formatPercent = (share) => percents.format(share);
+
+const shown = (value) => (typeof value === "number" ? numbers.format(value) : String(value));

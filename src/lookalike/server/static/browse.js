@@ -1,0 +1,376 @@
+// The main view: a gallery as a grid, in an order or ranked by a query.
+
+import { API, withImages } from "./api.js";
+import { announce, button, element, problemBox } from "./dom.js";
+import { Filters } from "./filters.js";
+import { Grid } from "./grid.js";
+import { History } from "./history.js";
+import { Problem } from "./http.js";
+import { cellFactory, displayText, nameOf } from "./items.js";
+import { Lightbox } from "./lightbox.js";
+import { Pages } from "./pages.js";
+import { SearchBar } from "./search_bar.js";
+import { Selection } from "./selection.js";
+import { SelectionBar } from "./selection_bar.js";
+import { hasExamples, isSearch, readState, writeState } from "./state.js";
+import { keepUpload } from "./storage.js";
+import { t } from "./texts.js";
+import { UploadDialog } from "./upload_dialog.js";
+
+const SIZES = [88, 120, 160, 210, 280, 380]; // of cells, in pixels
+const DEFAULT_SIZE = 2;
+const MAX_GROUPS = 500;
+
+export function start(main) {
+  return new Browser(main).start();
+}
+
+class Browser {
+  constructor(main) {
+    this.main = main;
+    this.gallery = main.dataset.gallery;
+    this.info = JSON.parse(document.querySelector("#gallery-facts").textContent);
+    this.state = readState(location.search);
+    this.results = main.querySelector("#results");
+    this.form = main.querySelector("#search-form");
+    this.count = main.querySelector("#count");
+    const kinds = new Map(this.info.columns.map(({ column, kind }) => [column, kind]));
+    this.api = new API(this.gallery, { kinds, supportsText: this.info.supports_text });
+    this.selection = new Selection(this.gallery);
+    this.selection.addEventListener("change", () => this.panes.forEach(({ grid }) => grid.refresh()));
+    this.panes = [];
+    this.controller = null;
+  }
+
+  async start() {
+    const { main, form, state } = this;
+    const onProblem = (problem) => this.showProblem(problem);
+    this.searchBar = new SearchBar(form, state, { gallery: this.gallery, onChange: (how) => this.onQuery(how), onProblem });
+    this.filters = new Filters(main.querySelector("#filters"), main.querySelector("#open-filters"), state, () => this.run());
+    this.history = new History(main.querySelector("#history"), this.gallery, (search) => this.goTo(search));
+    this.lightbox = new Lightbox(main.querySelector("#lightbox"), this.api, {
+      similar: (item) => this.searchSimilar(item),
+      unlike: (item) => this.searchBar.add({ kind: "id", value: item.id }, "unlike"),
+      toggle: (item) => this.selection.toggle(item),
+      isSelected: (item) => this.selection.has(item.id),
+    });
+    new SelectionBar(main.querySelector("#selection-bar"), this.selection, {
+      gallery: this.gallery,
+      onSearch: (ids) => this.searchSelection(ids),
+      onChange: () => this.run({ push: false }),
+      onProblem,
+    });
+    const uploads = main.querySelector("#upload-dialog");
+    if (uploads) {
+      const dialog = new UploadDialog(uploads, { gallery: this.gallery, maxBytes: Number(form.dataset.maxBytes), onDone: () => this.run({ push: false }) });
+      main.querySelector("#open-upload").addEventListener("click", () => dialog.open());
+    }
+    this.setUpToolbar();
+    addEventListener("popstate", () => this.goTo(location.search, { push: false }));
+    addEventListener("keydown", (event) => this.onKeyDown(event));
+    addEventListener("online", () => this.isOffline && this.run({ push: false }));
+    await Promise.all([this.run({ push: false, remember: true }), this.history.render().catch(() => {})]);
+  }
+
+  // ---- toolbar ------------------------------------------------------------------------------
+
+  setUpToolbar() {
+    const { main, state } = this;
+    for (const name of ["sort", "group", "metric", "rerank", "compare"]) {
+      main.querySelector(`#${name}`)?.addEventListener("change", ({ target }) => {
+        state.options[name] = target.value;
+        this.run();
+      });
+    }
+    for (const name of ["foreground", "multi_crop"]) {
+      main.querySelector(`#${name}`).addEventListener("change", ({ target }) => {
+        state.options[name] = target.checked ? "true" : "";
+        this.run();
+      });
+    }
+    const threshold = main.querySelector("#threshold");
+    const output = main.querySelector("#threshold-value");
+    threshold.addEventListener("input", () => (output.textContent = `${threshold.value} %`));
+    threshold.addEventListener("change", () => {
+      state.options.min_similarity = threshold.value === "0" ? "" : String(threshold.valueAsNumber / 100);
+      this.run();
+    });
+    this.placeTools();
+    const density = main.querySelector("#density");
+    density.max = String(SIZES.length - 1);
+    density.value = localStorage.getItem("lookalike.density") ?? String(DEFAULT_SIZE);
+    density.addEventListener("input", () => {
+      try {
+        localStorage.setItem("lookalike.density", density.value);
+      } catch {
+        // the size is the default one next time
+      }
+      for (const { grid } of this.panes) grid.setSize(this.cellSize());
+    });
+  }
+
+  // On a phone, what is seldom needed is in the sheet of the filters, so that results come first.
+  placeTools() {
+    const tools = [...this.main.querySelectorAll(".toolbar > .tools, .density")];
+    const [toolbar, sheet] = [this.main.querySelector(".toolbar"), this.main.querySelector("#sheet-tools")];
+    const wide = matchMedia("(min-width: 60rem)");
+    const place = () => {
+      if (wide.matches) this.main.querySelector("#count").after(...tools);
+      else sheet.append(...tools);
+      toolbar.classList.toggle("compact", !wide.matches);
+    };
+    wide.addEventListener("change", place);
+    place();
+  }
+
+  cellSize() {
+    const size = SIZES[Number(this.main.querySelector("#density").value)] ?? SIZES[DEFAULT_SIZE];
+    return Math.min(size, Math.max(88, (innerWidth - 60) / 2));
+  }
+
+  renderToolbar() {
+    const { main, state } = this;
+    const search = isSearch(state);
+    for (const name of ["sort", "group", "metric", "rerank", "compare"]) {
+      const select = main.querySelector(`#${name}`);
+      if (select) select.value = state.options[name] ?? "";
+    }
+    main.querySelector("#sort").disabled = Boolean(state.options.group);
+    main.querySelector("#list-tools").hidden = search;
+    main.querySelector("#rank-tools").hidden = !search || !hasExamples(state) && !this.info.supports_text;
+    for (const name of ["foreground", "multi_crop"]) main.querySelector(`#${name}`).checked = Boolean(state.options[name]);
+    const threshold = Math.round(100 * Number(state.options.min_similarity || 0));
+    main.querySelector("#threshold").value = String(threshold);
+    main.querySelector("#threshold-value").textContent = `${threshold} %`;
+  }
+
+  // ---- queries ------------------------------------------------------------------------------
+
+  onQuery({ replace = false } = {}) {
+    scrollTo({ top: 0 });
+    return this.run({ replace, remember: !replace });
+  }
+
+  searchSimilar(item) {
+    return this.searchBar.add({ kind: "id", value: item.id }, "like", { only: true });
+  }
+
+  searchSelection(ids) {
+    Object.assign(this.state, { like: ids.slice(0, 32).map((value) => ({ kind: "id", value, weight: 1 })), unlike: [], text: "" });
+    this.state.options.box = "";
+    return this.onQuery();
+  }
+
+  // Shows the state of a query string.
+  goTo(search, { push = true } = {}) {
+    Object.assign(this.state, readState(search));
+    return this.run({ push });
+  }
+
+  // Searches or lists, and shows the results when the first ones are there.
+  async run({ push = true, replace = false, remember = false } = {}) {
+    this.controller?.abort();
+    const controller = (this.controller = new AbortController());
+    this.filters.render();
+    this.renderToolbar();
+    const shown = this.searchBar.render();
+    const busy = setTimeout(() => this.results.setAttribute("aria-busy", "true"), 150);
+    try {
+      await shown;
+      const panes = await this.load(controller.signal);
+      if (controller.signal.aborted) return;
+      this.show(panes);
+      this.updateURL({ push, replace });
+      this.filters.showProblem(null);
+      if (remember && isSearch(this.state)) this.history.add(writeState(this.state).toString());
+      this.isOffline = false;
+    } catch (problem) {
+      if (problem.name === "AbortError" || controller.signal.aborted) return;
+      if (!(problem instanceof Problem)) throw problem;
+      this.isOffline = problem.status === 0;
+      if (!this.filters.showProblem(problem)) this.showProblem(problem);
+    } finally {
+      clearTimeout(busy);
+      if (this.controller === controller) this.results.removeAttribute("aria-busy");
+    }
+  }
+
+  updateURL({ push, replace }) {
+    const search = writeState(this.state).toString();
+    if (search === location.search.slice(1)) return;
+    const url = search ? `?${search}` : location.pathname;
+    if (push || replace) history[replace ? "replaceState" : "pushState"]({}, "", url);
+  }
+
+  // Returns the panes with their first results: one for each gallery that is compared.
+  async load(signal) {
+    const other = this.state.options.compare;
+    const names = [this.gallery, ...(other && isSearch(this.state) ? [other] : [])];
+    return Promise.all(names.map((name) => this.loadPane(name, signal)));
+  }
+
+  async loadPane(name, signal) {
+    const isOwn = name === this.gallery;
+    const state = structuredClone(isOwn ? this.state : await withImages(this.state, this.gallery, keepUpload));
+    const api = isOwn ? this.api : new API(name, { kinds: this.api.kinds, supportsText: this.info.others[name] });
+    const pane = { name, state, first: null, revision: null };
+    const load = async (offset, limit, pageSignal) => {
+      const asked = { offset, limit, revision: pane.revision, signal: pageSignal };
+      if (!isSearch(state)) {
+        const page = await api.list(state, asked);
+        pane.revision = page.revision;
+        pane.first ??= page;
+        return page;
+      }
+      const page = await api.search(state, asked);
+      pane.first ??= page;
+      const end = offset + page.hits.length; // how many there are is only known at the end
+      pane.pages.isOpen = page.total === null && page.next !== null;
+      return { items: page.hits, total: page.total ?? (page.next ? Math.max(pane.pages.total, end + limit) : end) };
+    };
+    pane.pages = new Pages({
+      load,
+      onChange: (from, to) => pane.grid?.refresh(from, to),
+      onProblem: (problem) => (problem.status === 410 ? this.run({ push: false }) : this.showProblem(problem)),
+    });
+    signal.addEventListener("abort", () => pane.grid || pane.pages.stop());
+    await pane.pages.start();
+    pane.groups = isSearch(state) ? null : await this.groups(state, pane.pages.total, signal);
+    return pane;
+  }
+
+  // The groups of a listing: the values of a column in the order of the items, with their numbers.
+  async groups(state, total, signal) {
+    const { group } = state.options;
+    if (!group || !total) return null;
+    state.options.sort = group;
+    const [{ values = null } = {}] = (await this.api.facets(state, [group], { signal })).columns;
+    if (!values || values.length > MAX_GROUPS) return null;
+    const kinds = ["boolean", "number", "string"];
+    const groups = [...values].sort(([a], [b]) => kinds.indexOf(typeof a) - kinds.indexOf(typeof b) || (a < b ? -1 : 1)).map(([value, count]) => ({ title: displayText(value), count }));
+    const rest = total - groups.reduce((sum, { count }) => sum + count, 0);
+    if (rest < 0) return null; // items with several values
+    return rest ? [...groups, { title: t("no-value"), count: rest }] : groups;
+  }
+
+  // ---- results ------------------------------------------------------------------------------
+
+  show(panes) {
+    for (const { grid, pages } of this.panes) {
+      grid.hide();
+      pages.stop();
+    }
+    this.panes = panes;
+    this.results.replaceChildren();
+    this.results.classList.toggle("side-by-side", panes.length > 1);
+    for (const pane of panes) this.showPane(pane, panes.length > 1);
+    this.showCount();
+    if (!isSearch(this.state)) this.refreshFacets();
+  }
+
+  showPane(pane, isCompared) {
+    const root = element("section", { class: "pane" });
+    if (isCompared) root.append(element("h2", {}, pane.name));
+    this.results.append(root);
+    const open = (index) => {
+      pane.anchor = index;
+      return this.lightbox.open(pane.pages, index, (last) => pane.grid.focus(last));
+    };
+    const createCell = cellFactory(pane.name, {
+      open,
+      similar: (item) => item && this.searchSimilar(item),
+      toggle: (index, event) => this.select(pane, index, event),
+      isSelected: (item) => this.selection.has(item.id),
+    }, () => pane.grid.side);
+    pane.grid = new Grid(root, { createCell, captionHeight: () => 48 });
+    pane.grid.size = this.cellSize();
+    if (pane.pages.total) pane.grid.show(pane.pages, pane.groups);
+    else root.append(this.emptyState(pane));
+  }
+
+  showCount() {
+    const [{ pages, first, state }] = this.panes;
+    const note = first?.note ? ` ${first.note[0].toUpperCase()}${first.note.slice(1)}.` : "";
+    this.count.textContent = `${pages.isOpen ? t("most-similar-first") : t(isSearch(state) ? "results-count" : "items-count", { n: pages.total })}${note}`;
+    document.title = `${this.titleOf(state)} · lookalike`;
+  }
+
+  titleOf(state) {
+    if (state.text) return `${state.text} · ${this.gallery}`;
+    return state.like[0]?.kind === "id" ? `${nameOf(state.like[0].value)} · ${this.gallery}` : this.gallery;
+  }
+
+  // What to say when there is nothing, and what to do.
+  emptyState({ state }) {
+    const box = element("div", { class: "empty" });
+    const restrict = this.filters.count > 0;
+    if (!this.info.rows) {
+      box.append(element("h2", {}, t("gallery-empty")), element("p", {}, t("gallery-empty-detail")), element("code", {}, "lookalike index GALLERY FOLDER"));
+      return box;
+    }
+    const reasons = [];
+    if (state.text) reasons.push(t("no-words", { text: state.text }));
+    if (restrict) reasons.push(t("no-filter", { n: this.filters.count }));
+    if (state.options.min_similarity) reasons.push(t("no-similar", { share: `${Math.round(100 * state.options.min_similarity)} %` }));
+    box.append(element("h2", {}, t("no-results")), element("p", {}, reasons.join(" ") || t("only-query")));
+    const actions = element("p", { class: "actions" });
+    if (restrict) actions.append(button(t("clear-filters"), () => this.main.querySelector("#clear-filters").click()));
+    if (state.options.min_similarity) {
+      actions.append(button(t("any-similarity"), () => {
+        this.state.options.min_similarity = "";
+        this.run();
+      }));
+    }
+    if (isSearch(state)) actions.append(button(t("show-all"), () => this.form.querySelector("#clear").click()));
+    box.append(actions);
+    return box;
+  }
+
+  async refreshFacets() {
+    const columns = this.info.columns.filter(({ values }) => values).map(({ column }) => column);
+    if (!columns.length || !this.filters.count) return this.filters.showCounts(this.info.columns);
+    try {
+      this.filters.showCounts((await this.api.facets(this.state, columns, { signal: this.controller.signal })).columns);
+    } catch {
+      // the numbers of all items stay
+    }
+  }
+
+  // A problem stands above the results, which stay.
+  showProblem(problem) {
+    const old = this.results.querySelector(":scope > .problem");
+    const box = problemBox(problem, button(t("try-again"), () => this.run({ push: false })));
+    box.append(button(t("close"), () => box.remove(), { iconName: "close", class: "dismiss" }));
+    if (old) old.replaceWith(box);
+    else this.results.prepend(box);
+  }
+
+  // Selects an item, or with Shift all from the last one on.
+  async select(pane, index, event) {
+    const item = await pane.pages.get(index);
+    if (!item) return;
+    if (event.shiftKey && pane.anchor !== undefined) {
+      const [from, to] = [Math.min(pane.anchor, index), Math.max(pane.anchor, index)];
+      const items = [];
+      for (let i = from; i <= to; i++) items.push(await pane.pages.get(i));
+      this.selection.set(items.filter(Boolean));
+      announce(t("selected", { n: this.selection.size }));
+    } else this.selection.toggle(item);
+    pane.anchor = index;
+  }
+
+  // ---- keyboard ------------------------------------------------------------------------------
+
+  onKeyDown(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog[open]")) return;
+    const pane = this.panes.find(({ grid }) => grid.isFocusInside) ?? this.panes[0];
+    const keys = {
+      "/": () => this.form.elements.text.focus(),
+      Escape: () => this.selection.size && this.selection.clear(),
+      ArrowDown: () => event.target === document.body && pane?.grid.focus(pane.grid.focused),
+      ArrowRight: () => event.target === document.body && pane?.grid.focus(pane.grid.focused),
+    };
+    if (!(event.key in keys)) return;
+    if (keys[event.key]() !== false) event.preventDefault();
+  }
+}

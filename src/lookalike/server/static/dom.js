@@ -1,0 +1,56 @@
+// Elements of the page.
+
+// Creates an element; its children are text or elements, never markup.
+export function element(name, attributes = {}, ...children) {
+  const node = document.createElement(name);
+  for (const [attribute, value] of Object.entries(attributes)) node.setAttribute(attribute, value);
+  node.append(...children);
+  return node;
+}
+
+export function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  use.setAttribute("href", `/static/icons.svg#${name}`);
+  svg.setAttribute("class", "icon");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(use);
+  return svg;
+}
+
+// A button with a text, or with an icon whose text is its name.
+export function button(text, onClick, { iconName = null, showText = !iconName, ...attributes } = {}) {
+  const node = element("button", { type: "button", ...attributes });
+  if (iconName) node.append(icon(iconName));
+  if (showText) node.append(text);
+  else {
+    node.title = text;
+    node.setAttribute("aria-label", text);
+  }
+  node.addEventListener("click", onClick);
+  return node;
+}
+
+export function problemBox(problem, ...actions) {
+  const box = element("div", { class: "problem", role: "alert" });
+  box.append(element("h2", {}, problem.title ?? problem.message), element("p", {}, problem.title ? problem.message : ""));
+  if (actions.length) box.append(element("p", { class: "actions" }, ...actions));
+  return box;
+}
+
+// Offers a file for download.
+export function download(content, type, name) {
+  const url = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
+  element("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+let announcer;
+// Tells screen readers something, and shows it for a moment.
+export function announce(text) {
+  announcer ??= document.body.appendChild(element("div", { class: "toast", role: "status" }));
+  announcer.textContent = text;
+  announcer.classList.add("shown");
+  clearTimeout(announcer.timer);
+  announcer.timer = setTimeout(() => announcer.classList.remove("shown"), 4000);
+}
