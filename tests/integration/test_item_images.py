@@ -212,6 +212,9 @@ def test_geometric_reranking_decodes_outside_of_the_service_and_ranks_like_the_l
             status, answer = search(served, id=row_id, rerank="geometric")
             assert status == 200
             assert [hit["id"] for hit in answer["hits"]] == expected
+            matching = [hit["id"] for hit in answer["hits"] if hit["matches"]]
+            assert matching == expected[: len(matching)]
+            assert len(matching) == 1  # the other image of the same texture
         (tmp_path / "photos" / "1.jpg").unlink()
         status, answer = search(served, id="photos:2.png", rerank="geometric")
         assert status == 200

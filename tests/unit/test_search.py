@@ -14,6 +14,7 @@ from PIL import Image
 from lookalike.cancellation import Cancellation, cancellable
 from lookalike.errors import CancelledError, InputError, SettingError, UnknownNameError
 from lookalike.filters import Columns, as_filter
+from lookalike.images.local_features import MIN_INLIERS
 from lookalike.search import rerank
 from lookalike.search.hits import ImageReader
 from lookalike.search.query import QueryVectors
@@ -354,8 +355,18 @@ def test_geometrically_verified_hits_are_first(tmp_path: Path, require: Require)
 
     plain = run(search(4), store, query_vectors, read_images)
     assert [hit.id for hit in plain] == ["blank", "gone", "flower", "china"]
-    hits = run(search(4, rerank="geometric"), store, query_vectors, read_images)
+    [hits] = search_rows(search(4, rerank="geometric"), store, [query_vectors], read_images)
     assert [hit.id for hit in hits] == ["china", "blank", "gone", "flower"]
+    assert set(hits.matches) == {"china"}
+    points = hits.matches["china"]
+    assert len(points) >= MIN_INLIERS
+    assert points.min() >= 0
+    assert points.max() <= 1
+    middle = np.array([(150 + 500) / 2 - 120, (80 + 380) / 2 - 60]) / (440, 340)  # of the crop
+    assert np.abs(np.median(points, axis=0) - middle).max() < 0.3
+    first, second = (hits.hit_as_dict(hit) for hit in hits[:2])
+    assert len(first["matches"]) == min(100, len(points))
+    assert second["matches"] is None
     assert {hit.id: hit.distance for hit in hits} == pytest.approx(
         {hit.id: hit.distance for hit in plain}, abs=1e-6
     )

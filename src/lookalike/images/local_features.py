@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,8 @@ class Features:
 class GeometricMatch:
     """Inliers of a query and a candidate: points ``(i, 2)`` float32, x and y in pixels.
 
+    ``positions (i, 2)`` are those of the candidate as shares of its width and height, 0 to 1.
+
     ``affine (3, 3)`` float64 maps the query's ``(x, y, 1)`` to the candidate's; None without
     inliers.
     """
@@ -92,6 +94,7 @@ class GeometricMatch:
     query_points: NDArray[np.float32]
     candidate_points: NDArray[np.float32]
     affine: NDArray[np.float64] | None = None
+    positions: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
 
     @property
     def inlier_count(self) -> int:
@@ -187,7 +190,7 @@ def verify_candidates(
 ) -> list[GeometricMatch | None]:
     """Match a query with each candidate image in threads; None for unreadable images.
 
-    The result is the same for images of :func:`reduce_image`.
+    The result is the same for images of :func:`reduce_image`, of which the points are.
 
     Raises:
         MissingDependencyError: OpenCV is not installed.
@@ -199,7 +202,10 @@ def verify_candidates(
         check_cancelled()
         if candidate is None:
             return None
-        return match_features(features, extract_features(reduce_image(candidate)))
+        reduced = reduce_image(candidate)
+        match = match_features(features, extract_features(reduced))
+        shares = (match.candidate_points + 0.5) / np.float32(reduced.shape[1::-1])
+        return replace(match, positions=np.clip(shares, 0, 1))
 
     with ThreadPoolExecutor(settings().threads, thread_name_prefix="lookalike-geometric") as pool:
         matches = [pool.submit(copy_context().run, verify, each) for each in candidates]

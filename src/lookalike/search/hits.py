@@ -6,7 +6,7 @@ import copy
 import html
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
@@ -22,6 +22,11 @@ from lookalike.types import Hit, ImageArray, Metric
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+Positions = NDArray[np.float32]
+"""Points ``(i, 2)`` in an image: x and y as shares of its width and height."""
+
+_MAX_MATCHES = 100
 
 RankedBy = Literal["embedding", "keywords", "embedding+keywords", "id"]
 """What the order of hits comes from."""
@@ -58,6 +63,9 @@ class Hits(Sequence[Hit]):
     alone; None where all rows are ranked. ``note`` is what a person should know about it:
     that a text was searched in names and metadata, since the encoder has no texts, which words
     match nothing, and that an approximate index was used.
+
+    ``matches`` has, by id, where geometric verification found the query in the images of hits:
+    points ``(i, 2)`` float32, x and y as shares of the width and height.
     """
 
     query: str
@@ -68,6 +76,7 @@ class Hits(Sequence[Hit]):
     ranked_by: RankedBy = "embedding"
     note: str | None = None
     total: int | None = None
+    matches: Mapping[str, Positions] = field(default_factory=dict, compare=False)
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...
@@ -160,9 +169,13 @@ class Hits(Sequence[Hit]):
         }
 
     def hit_as_dict(self, hit: Hit) -> dict[str, Any]:
-        """Return a hit as JSON values, with its similarity; what it has not is None."""
+        """Return a hit as JSON values, with its similarity; what it has not is None.
+
+        After geometric verification, ``matches`` is where the query was found in the hit's image:
+        at most 100 points; None where it was not.
+        """
         distance = None if math.isnan(hit.distance) else float(hit.distance)
-        return {
+        fields: dict[str, Any] = {
             "rank": hit.rank,
             "id": hit.id,
             "uri": hit.uri,
@@ -170,6 +183,12 @@ class Hits(Sequence[Hit]):
             "similarity": self.similarity(hit),
             "metadata": dict(hit.metadata),
         }
+        if self.matches:
+            points = self.matches.get(hit.id)
+            fields["matches"] = None
+            if points is not None:
+                fields["matches"] = np.round(points[:_MAX_MATCHES].astype(float), 4).tolist()
+        return fields
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a DataFrame with a row for each hit.

@@ -20,7 +20,7 @@ from lookalike.errors import TEXT_COMMAND, InputError, MissingRowError
 from lookalike.filters import Filter, RowFilter
 from lookalike.formatting import shorten
 from lookalike.search import rerank
-from lookalike.search.hits import Hits, ImageReader
+from lookalike.search.hits import Hits, ImageReader, Positions
 from lookalike.search.keywords import fuse_rankings, with_text
 from lookalike.search.ordering import best_by_score, order_rows
 from lookalike.search.query import QueryVectors
@@ -185,6 +185,7 @@ class _Search:
     total: int | None = None
     unmatched: dict[str, str | None] = field(default_factory=dict)
     is_approximate: bool = False
+    matches: Mapping[str, Positions] = field(default_factory=dict)
 
     def page(self, timer: StageTimer) -> Hits:
         """Return the hits, those of a later page without the ones before.
@@ -223,7 +224,7 @@ class _Search:
                 hits = self._rerank(hits)
         if request.keywords is None and self.query.keywords is None:
             if len(self.query.embeddings):
-                return _best(hits, request, self.query, self._note())
+                return self._with_matches(_best(hits, request, self.query, self._note()))
             with timer("search"):
                 return self._matching_filter()
         with timer("keywords"):
@@ -233,9 +234,16 @@ class _Search:
                 raise error.about("text" if request.keywords is None else "keywords") from None
         best = _best(hits, request, self.query, self._note())
         if len(self.query.embeddings):
-            return replace(best, ranked_by="embedding+keywords")
+            return self._with_matches(replace(best, ranked_by="embedding+keywords"))
         rows = _ranked(best.rows, request.offset)
         return replace(best, rows=rows, ranked_by="keywords", total=self.total)
+
+    def _with_matches(self, hits: Hits) -> Hits:
+        """Return hits with the places where geometric verification matched them."""
+        if not self.matches:
+            return hits
+        places = {hit.id: self.matches[hit.id] for hit in hits if hit.id in self.matches}
+        return replace(hits, matches=places)
 
     def _matching_filter(self) -> Hits:
         """Return the rows that the filter matches, by id."""
@@ -384,7 +392,7 @@ class _Search:
                 continue
             count = min(len(hits), rerank.DEPTH)
             if name == "geometric":
-                first = _verified_order(self.query.image, hits, self.read_images)
+                first, self.matches = _verified_order(self.query.image, hits, self.read_images)
             else:
                 distances = _rerank_distances(name, vector, rows[:count])
                 first = np.argsort(distances, kind="stable").tolist()
@@ -418,7 +426,8 @@ def _rerank_distances(
 
 def _verified_order(
     image: ImageArray | None, hits: Sequence[Hit], read_images: ImageReader
-) -> list[int]:
+) -> tuple[list[int], dict[str, Positions]]:
+    """Return the new order of hits, and where those match that are verified."""
     if image is None:
         raise InputError(
             "re-ranking by geometric verification compares images: the query must be an image, "
@@ -429,7 +438,12 @@ def _verified_order(
 
     matches = local_features.verify_candidates(image, read_images(candidates))
     inliers = [None if match is None else match.inlier_count for match in matches]
-    return local_features.rerank_order([hit.distance for hit in candidates], inliers)
+    positions = {
+        hit.id: match.positions
+        for hit, match in zip(candidates, matches, strict=True)
+        if match is not None and match.inlier_count >= local_features.MIN_INLIERS
+    }
+    return local_features.rerank_order([hit.distance for hit in candidates], inliers), positions
 
 
 _CHUNK_VALUES = 1 << 22

@@ -108,6 +108,7 @@ export class Lightbox {
       stage.removeAttribute("aria-busy");
       this.#drawMatches();
     });
+    new ResizeObserver(() => this.#drawMatches()).observe(stage);
     this.image.addEventListener("error", () => this.#fail({ title: t("image-missing"), message: t("image-missing-detail") }));
   }
 
@@ -194,11 +195,16 @@ export class Lightbox {
     }
   }
 
-  // Where geometric verification matched the query: points of the image, from 0 to 1.
+  // Where geometric verification found the query: points, as shares of the image's sides.
   #drawMatches() {
     const matches = this.item?.matches;
-    this.overlay.hidden = !matches?.length;
+    const { naturalWidth, naturalHeight } = this.image;
+    this.overlay.hidden = !matches?.length || !naturalWidth;
     if (this.overlay.hidden) return;
+    const { clientWidth, clientHeight } = this.stage;
+    const scale = Math.min(clientWidth / naturalWidth, clientHeight / naturalHeight);
+    const [width, height] = [naturalWidth * scale, naturalHeight * scale];
+    Object.assign(this.overlay.style, { width: `${width}px`, height: `${height}px`, left: `${(clientWidth - width) / 2}px`, top: `${(clientHeight - height) / 2}px` });
     this.overlay.replaceChildren(...matches.map(([x, y]) => {
       const point = element("i");
       Object.assign(point.style, { left: `${100 * x}%`, top: `${100 * y}%` });
