@@ -204,7 +204,7 @@ def verify_candidates(
             return None
         reduced = reduce_image(candidate)
         match = match_features(features, extract_features(reduced))
-        shares = (match.candidate_points + 0.5) / np.float32(reduced.shape[1::-1])
+        shares = (match.candidate_points + 0.5) / np.array(reduced.shape[1::-1], np.float32)
         return replace(match, positions=np.clip(shares, 0, 1))
 
     with ThreadPoolExecutor(settings().threads, thread_name_prefix="lookalike-geometric") as pool:
