@@ -675,8 +675,8 @@ def _query_string(data: bytes) -> None:
     with contextlib.suppress(ValidationError, LookalikeError):
         UrlParameters(**dict(params)).options().request(_QUERY).for_metric(Metric.COSINE)
     form = SearchForm(params)
-    _ = form.options_query, form.is_restricted, form.count_filters(_FACETS)
-    form.request(form.query or _QUERY, _FACETS).for_metric(Metric.COSINE)
+    _ = form.options_query, form.page_query(60), form.offset, form.sort
+    form.request(form.query or _QUERY, _FACETS, 7).for_metric(Metric.COSINE)
 
 
 def _headers(data: bytes) -> None:
