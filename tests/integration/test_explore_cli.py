@@ -149,7 +149,8 @@ def test_a_labeling_session_is_served_with_label_coverage(served: Serving, work:
     session = client.json("GET", "/v1/galleries/d/labeling")
     suggested = [row_id for group in session["groups"] for row_id in group]
     assert len(set(suggested)) == 40
-    assert len(session["groups"]) == 5
+    assert len(session["groups"]) == len(session["homogeneity"]) == 5
+    assert all(0 < each <= 1 for each in (*session["homogeneity"], session["min_homogeneity"]))
     records = {record.id: record for record in served.service.handle("d").gallery.store.records()}
     truth = {row_id: [str(records[row_id].metadata["label"])] for row_id in suggested}
     coverage = client.json("POST", "/v1/galleries/d/labeling/coverage", {"labels": truth})

@@ -23,6 +23,7 @@ from lookalike.errors import (
     SettingError,
 )
 from lookalike.explore.map import load_map
+from lookalike.labels.homogeneity import homogeneity, homogeneity_threshold
 from lookalike.labels.session import load_session
 
 COUNT = 60
@@ -289,6 +290,9 @@ def test_suggestions_are_ids_that_can_be_labeled_and_saved() -> None:
     assert session is not None
     assert set(session.labels) == set(result)
     assert sum(map(len, session.groups)) == COUNT - 6
+    expected = [homogeneity(more.graph, group) for group in session.groups]
+    np.testing.assert_allclose(session.homogeneity, expected)
+    assert session.min_homogeneity == homogeneity_threshold(more.graph)
     for k in (0, 61, 1.5, True):
         with pytest.raises(SettingError, match=f"k={k} must be"):
             la.suggest_labels(gallery, k, progress=False)  # type: ignore[arg-type]

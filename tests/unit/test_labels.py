@@ -23,6 +23,7 @@ from lookalike.labels import (
     rank_labels,
     suggest,
 )
+from lookalike.labels.homogeneity import homogeneity, homogeneity_threshold
 
 CLASSES = 6
 PER_CLASS = 60
@@ -256,7 +257,38 @@ def test_fewer_than_two_classes_are_rejected(
 
 def session_of(graph: NeighborGraph) -> LabelingSession:
     origin = Origin(GalleryState("identity", "1-a"), "now")
-    return LabelingSession(graph=graph, groups=(), labels={}, origin=origin)
+    return LabelingSession(
+        graph=graph, groups=(), homogeneity=(), min_homogeneity=0.0, labels={}, origin=origin
+    )
+
+
+def test_homogeneity_is_the_mean_similarity_of_all_pairs() -> None:
+    graph, _ = clusters(noise=0.9)
+    unit = graph.embeddings[:] / np.linalg.norm(graph.embeddings[:], axis=1, keepdims=True)
+    rows = [0, 3, 70, 200]
+    pairs = (unit[rows] @ unit[rows].T)[np.triu_indices(len(rows), 1)]
+    assert homogeneity(graph, rows) == pytest.approx(pairs.mean(), abs=1e-6)
+    assert homogeneity(graph, [5]) == 1
+    opposite = graph_from_embeddings(("a", "b"), np.array([[1, 0], [-1, 0]], np.float32))
+    assert homogeneity(opposite, [0, 1]) == 0
+    same = graph_from_embeddings(tuple("abc"), np.ones((3, 2), np.float32))
+    assert homogeneity(same, [0, 1, 2]) == pytest.approx(1)
+    assert homogeneity_threshold(same) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("noise", [0.25, 0.6])
+@pytest.mark.parametrize("offset", [0, 20])
+def test_groups_of_one_class_are_homogeneous_and_mixed_ones_not(noise: float, offset: int) -> None:
+    """Also where all embeddings are similar, as those of some encoders are."""
+    graph, _ = clusters(noise)
+    graph = graph_from_embeddings(graph.ids, graph.embeddings[:] + np.float32(offset))
+    threshold = homogeneity_threshold(graph)
+    rng = np.random.default_rng(0)
+    for number in range(CLASSES):
+        own = number * PER_CLASS + rng.choice(PER_CLASS, 8, replace=False)
+        other = (own[:4] + PER_CLASS) % len(graph)
+        assert homogeneity(graph, own.tolist()) >= threshold
+        assert homogeneity(graph, [*own[:4].tolist(), *other.tolist()]) < threshold
 
 
 @pytest.mark.parametrize("several", [False, True])

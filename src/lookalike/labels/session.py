@@ -24,6 +24,7 @@ from lookalike.gallery.derived import (
 )
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import NeighborGraph
+from lookalike.labels.homogeneity import homogeneity, homogeneity_threshold
 from lookalike.labels.propagation_methods import GraphPropagation, LabelMatrix
 from lookalike.sources.labels import LabelSet
 from lookalike.vectors import VectorView
@@ -64,11 +65,15 @@ class Coverage:
 class LabelingSession(Saved):
     """Images to label, in groups of similar ones, with the labels so far; saved in the gallery.
 
-    ``groups`` hold row numbers of ``graph``; ``labels`` maps ids to labels.
+    ``groups`` hold row numbers of ``graph``; ``labels`` maps ids to labels. ``homogeneity`` has a
+    number for each group (:func:`~lookalike.labels.homogeneity.homogeneity`); groups below
+    ``min_homogeneity`` are mixed.
     """
 
     graph: NeighborGraph
     groups: tuple[tuple[int, ...], ...]
+    homogeneity: tuple[float, ...]
+    min_homogeneity: float
     labels: Mapping[str, tuple[str, ...]]
 
     @cached_property
@@ -137,9 +142,12 @@ def save_session(
         ArtifactError: the gallery is gone, or was replaced since the graph was computed.
         StorageError: the file could not be written.
     """
+    groups = _group_by_similarity(graph, rows)
     session = LabelingSession(
         graph=graph,
-        groups=_group_by_similarity(graph, rows),
+        groups=groups,
+        homogeneity=tuple(homogeneity(graph, group) for group in groups),
+        min_homogeneity=homogeneity_threshold(graph),
         labels={} if labels is None else labels.by_id,
         origin=Origin.now(graph.state or gallery.state),
     )
@@ -161,6 +169,8 @@ def _fields(session: LabelingSession) -> dict[str, Any]:
     graph = session.graph
     return {
         "groups": session.groups,
+        "homogeneity": session.homogeneity,
+        "min_homogeneity": session.min_homogeneity,
         "labels": session.labels,
         "ids": graph.ids,
         "zero_embeddings": graph.zero_embeddings,
@@ -184,9 +194,15 @@ def _from_document(document: Fields, origin: Origin) -> LabelingSession:
         origin.state,
         document.texts("zero_embeddings"),
     )
+    groups = document.integer_lists("groups", 0, len(ids) - 1)
+    values = document.numbers("homogeneity", 0, 1)
+    if len(values) != len(groups):
+        raise ValueError(f"{len(values):,} homogeneities of {len(groups):,} groups")
     return LabelingSession(
         graph=graph,
-        groups=document.integer_lists("groups", 0, len(ids) - 1),
+        groups=groups,
+        homogeneity=values,
+        min_homogeneity=document.number("min_homogeneity", 0, 1),
         labels=document.texts_mapping("labels"),
         origin=origin,
     )
@@ -194,7 +210,7 @@ def _from_document(document: Fields, origin: Origin) -> LabelingSession:
 
 FILE = DerivedFile(
     LABELING,
-    3,
+    4,
     "create it again: lookalike label suggest {gallery} --save",
     _fields,
     _from_document,

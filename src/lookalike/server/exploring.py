@@ -103,6 +103,14 @@ class LabelingSuggestions(BaseModel):
     stale: bool = Field(description="Whether the gallery has changed since.")
     changes: str = Field(description="What has changed, such as 2 commits; empty if nothing.")
     groups: list[list[str]] = Field(description="IDs of suggested images, grouped by similarity.")
+    homogeneity: list[float] = Field(
+        description="Mean cosine similarity of the images of each group to each other, 0 to 1, in "
+        "the order of groups; 1 for a single image."
+    )
+    min_homogeneity: float = Field(
+        description="Groups with a homogeneity below this are mixed: check each of their images. "
+        "Halfway between the similarity of any two images and that of nearest neighbors."
+    )
     labels: dict[str, list[str]] = Field(description="Existing labels, by item ID.")
 
 
@@ -203,6 +211,8 @@ def _suggestions(session: LabelingSession) -> LabelingSuggestions:
         stale=session.stale,
         changes=session.changes,
         groups=[[session.graph.ids[row] for row in group] for group in session.groups],
+        homogeneity=list(session.homogeneity),
+        min_homogeneity=session.min_homogeneity,
         labels={row_id: list(labels) for row_id, labels in session.labels.items()},
     )
 
