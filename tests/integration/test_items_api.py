@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -286,6 +287,38 @@ def test_the_most_frequent_values_are_listed(shop: Shop) -> None:
 )
 def test_bad_facets_are_named(shop: Shop, parameters: Mapping[str, object], field: str) -> None:
     status, problem = shop.send("GET", "/facets", **parameters)
+    assert (status, problem["errors"][0]["location"]) == (422, field)
+
+
+# ---- groups --------------------------------------------------------------------------------------
+
+
+def test_groups_lead_to_the_items(shop: Shop) -> None:
+    answer = shop.get("/groups", sort="-year", where="year > 2001")
+    total = shop.get("/items", where="year > 2001", limit=1)["total"]
+    assert answer["total"] == total == sum(group["count"] for group in answer["groups"])
+    years = [group["value"] for group in answer["groups"]]
+    assert years == sorted(set(years), reverse=True)
+    offset = answer["groups"][0]["count"]
+    [first] = shop.get("/items", sort="-year", where="year > 2001", offset=offset, limit=1)["items"]
+    assert first["metadata"]["year"] == years[1]
+    by_file = shop.get("/groups", sort="date", by="month")["groups"]
+    assert sum(group["count"] for group in by_file) == COUNT
+    assert re.fullmatch(r"\d{4}-\d\d", by_file[0]["value"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ({"sort": "id"}, "query/sort"),
+        ({"key": "name"}, "query/key"),
+        ({"sort": "yaer"}, "query/sort"),
+        ({"key": "yaer"}, "query/key"),
+        ({"by": "week"}, "query/by"),
+    ],
+)
+def test_bad_groups_are_named(shop: Shop, parameters: Mapping[str, object], field: str) -> None:
+    status, problem = shop.send("GET", "/groups", **parameters)
     assert (status, problem["errors"][0]["location"]) == (422, field)
 
 

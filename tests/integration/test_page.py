@@ -14,6 +14,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,7 @@ def test_browse_in_an_order_and_in_groups(tab: Open, site: Serving) -> None:
     newest = [each.id for each in gallery.browse(sort="-metadata.year")]
     assert is_start(listed(page, lambda: page.select_option("#sort", "-metadata.year")), newest)
     page.select_option("#sort", "")
-    listed(page, lambda: page.select_option("#group", "label"))
+    listed(page, lambda: page.select_option("#group", "metadata.label"))
     headings = page.locator(".group-heading").all_inner_texts()
     assert headings[:2] == ["<b>blue", "green"]
     assert page.locator("#sort").is_disabled()
@@ -226,6 +227,9 @@ def test_browse_in_an_order_and_in_groups(tab: Open, site: Serving) -> None:
     again = tab(page.url.removeprefix(site.url))
     shown(again)
     assert again.locator(".group-heading").all_inner_texts()[:2] == headings[:2]
+    listed(page, lambda: page.select_option("#group", "month"))
+    months = page.locator(".group-heading").all_inner_texts()
+    assert months == [f"{datetime.now(UTC):%B %Y}"]  # when the files were written
 
 
 def test_only_what_is_in_sight_is_in_the_page(tab: Open, site: Serving) -> None:

@@ -13,7 +13,8 @@ import pytest
 from lookalike.errors import CancelledError, InputError, SettingError
 from lookalike.filters import RowFilter, as_filter
 from lookalike.gallery.gallery import Gallery
-from lookalike.search import ordering
+from lookalike.search import groups, ordering
+from lookalike.search.groups import Group, group_rows
 from lookalike.search.ordering import (
     SortKey,
     date_column,
@@ -298,6 +299,60 @@ def test_a_listing_stays_when_rows_are_removed(gallery: Gallery) -> None:
     assert listing[0].id == "c"
     assert len(gallery.browse()) == len(ROWS) - 1
     assert listing.state != gallery.state
+
+
+def test_groups_follow_the_order(store: VectorStore) -> None:
+    def groups(sort: str, key: str, by: str = "value") -> list[tuple[Any, int]]:
+        rows = order_rows(store, sort=sort)
+        parts = group_rows(store, rows, key, by)
+        assert sum(each.count for each in parts) == len(rows)
+        return [(each.value, each.count) for each in parts]
+
+    assert groups("year", "year") == [(1999, 1), (2001, 3), (2003, 1), (None, 1)]
+    assert groups("-year", "year") == [(2003, 1), (2001, 3), (1999, 1), (None, 1)]
+    assert groups("tag", "metadata.tag") == [("a", 1), ("b", 2), ("c", 1), (None, 2)]
+    assert groups("source", "source") == [("", 1), ("a", 3), ("b", 2)]
+    assert groups("id", "source") == [("a", 3), ("b", 2), ("", 1)]
+    assert [value for value, _ in groups("mixed", "mixed")][:3] == [True, 9.5, 10]
+    assert group_rows(store, order_rows(store, where="year > 3000"), "year") == []
+    with pytest.raises(SettingError, match="by"):
+        groups("year", "year", "week")
+    for key in ("name", "id"):
+        with pytest.raises(InputError, match="key"):
+            groups("id", key)
+    with pytest.raises(InputError, match="year"):
+        groups("id", "yaer")
+
+
+def test_groups_by_date(tmp_path: Path) -> None:
+    dates = ["2024-05-01", "2024-05-31T10:00:00", "2024:06:02 08:00:00", "soon", "2024-1", None]
+    rows = {f"{i}": {} if date is None else {"date": date} for i, date in enumerate(dates)}
+    store = MemoryStore(2)
+    fill(store, rows)
+    order = order_rows(store, sort="date")
+    by_month = group_rows(store, order, "date", "month")
+    assert [(each.value, each.count) for each in by_month] == [
+        ("2024-05", 2),
+        ("2024-1", 1),
+        ("2024-06", 1),
+        ("soon", 1),
+        (None, 1),
+    ]
+    assert group_rows(store, order, "date", "year")[0] == Group("2024", 2)
+    files = MemoryStore(2)
+    signatures = [f"10-{time * 10**9}" for time in (1_700_000_000, 1_700_000_001, 1_600_000_000)]
+    fill(files, {"a": {}, "b": {}, "c": {}}, signatures)
+    order = order_rows(files, sort="date")
+    by_year = group_rows(files, order, "date", "year")
+    assert [(each.value, each.count) for each in by_year] == [("2020", 1), ("2023", 2)]
+
+
+def test_too_many_groups_name_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "MAX_GROUPS", 2)
+    store = MemoryStore(2)
+    fill(store, {f"{i}": {"n": i} for i in range(3)})
+    with pytest.raises(InputError, match="3 groups by value, more than 2"):
+        group_rows(store, order_rows(store), "n")
 
 
 def test_facets_of_a_listing(gallery: Gallery) -> None:

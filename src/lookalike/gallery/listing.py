@@ -12,6 +12,7 @@ from lookalike.formatting import format_count
 from lookalike.gallery.items import GalleryItem
 from lookalike.gallery.lookup import rows_of
 from lookalike.gallery.state import GalleryState
+from lookalike.search.groups import Group, group_rows
 from lookalike.search.ordering import RowNumbers, order_rows
 from lookalike.stores.base import Rows
 
@@ -109,6 +110,23 @@ class Listing(Sequence[GalleryItem]):
             )
         names = columns if columns is None or isinstance(columns, str) else [*columns]
         return facets_of_rows(self.gallery.store.columns(), self.numbers, names, most_frequent)
+
+    def groups(self, key: str = "date", by: str = "value") -> list[Group]:
+        """Return the groups of rows that are next to each other and have the same value.
+
+        ``gallery.browse(sort="-date").groups("date", by="month")`` are the months with their
+        numbers of rows, newest first; see :func:`~lookalike.search.groups.group_rows`.
+
+        Args:
+            key: ``source``, ``date``, or a metadata column; best the first one of the order.
+            by: ``value``, ``year``, ``month`` or ``day``.
+
+        Raises:
+            InputError: the key does not exist, or there are more than 10,000 groups.
+            SettingError: ``by`` is none of these.
+            CancelledError: the work was cancelled.
+        """
+        return group_rows(self.gallery.store, self.numbers, key, by)
 
 
 def list_rows(

@@ -281,11 +281,21 @@ def _column_ranks(store: RowReader, name: str) -> Ranks:
     columns = store.columns()
     if not len(columns):
         return np.empty(0, np.int32)
-    if name not in columns.names:
-        raise UnknownNameError("sort key", name, [*FACTS, *columns.names[:_COMPARED]]).about("sort")
+    check_column(columns, name, "sort")
     column = columns.encoded(name)
     table = np.append(_kept(store, f"column {name}", lambda: value_ranks(column)), _LAST)
     return np.asarray(table[column.codes], np.int32)  # code -1 is the last one
+
+
+def check_column(columns: Columns, name: str, parameter: str) -> None:
+    """Check that a column exists.
+
+    Raises:
+        UnknownNameError: it does not; the nearest name is suggested.
+    """
+    if name not in columns.names:
+        known = [*FACTS, *columns.names[:_COMPARED]]
+        raise UnknownNameError("sort key", name, known).about(parameter)
 
 
 def value_ranks(column: EncodedColumn) -> Ranks:
@@ -352,14 +362,7 @@ def _file_date_ranks(store: RowReader) -> Ranks:
     Raises:
         InputError: no row has one.
     """
-    own = getattr(store, "signatures", None)
-    if own is not None:
-        signatures: Sequence[str] = own()
-    else:
-        signatures = [""] * store.count()
-        by_id = (record.signature for record in store.records())
-        for number, signature in zip(_rows_by_id(store).tolist(), by_id, strict=False):
-            signatures[number] = signature
+    signatures = row_signatures(store)
     times = list(map(file_time_ns, signatures))
     if signatures and not any(times):
         raise InputError(
@@ -371,6 +374,18 @@ def _file_date_ranks(store: RowReader) -> Ranks:
         time: rank for rank, time in enumerate(sorted(filter(None, set(times))))
     }
     return np.array([rank_of.get(time, _LAST) for time in times], np.int32)
+
+
+def row_signatures(store: RowReader) -> Sequence[str]:
+    """Return the signatures of all rows by number: of files, their size and time."""
+    own: Callable[[], Sequence[str]] | None = getattr(store, "signatures", None)
+    if own is not None:
+        return own()
+    signatures = [""] * store.count()
+    by_id = (record.signature for record in store.records())
+    for number, signature in zip(_rows_by_id(store).tolist(), by_id, strict=False):
+        signatures[number] = signature
+    return signatures
 
 
 def date_column(columns: Columns) -> str | None:

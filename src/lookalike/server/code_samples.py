@@ -88,6 +88,7 @@ _CHOICES: Mapping[str, Sequence[_Choice]] = {
     ),
     "list_items": (_Choice(query={"sort": "-year", "limit": "50"}),),
     "get_facets": (_Choice(query={"where": "year >= 2020"}),),
+    "get_groups": (_Choice(query={"sort": "-date", "by": "month"}),),
     "list_ids": (_Choice(query={"limit": "1000"}),),
     "sample_items": (_Choice(query={"count": "12"}),),
     "get_item_thumbnail": (_Choice(query={"size": "256"}),),

@@ -96,6 +96,39 @@ async def get_facets(
     return Response(data, media_type="application/json")
 
 
+@router.get(
+    "/groups",
+    summary="Count items by groups in an order",
+    response_model=listing_schemas.Groups,
+    responses=error_responses(),
+)
+async def get_groups(
+    opened: GalleryDep,
+    service: ServiceDep,
+    parameters: Annotated[listing_schemas.GroupParameters, Query()],
+) -> Response:
+    """Return the groups of the items that match, such as months, in the order of the items.
+
+    The offset of a group is the number of items in the groups before it.
+    """
+    key = parameters.key or parameters.sort[0].removeprefix("-")
+
+    def count(listing: Listing) -> bytes:
+        try:
+            groups = listing.groups(key, parameters.by)
+        except InputError as error:
+            raise error.about("sort" if parameters.key is None else "key") from None
+        answer = listing_schemas.Groups(
+            groups=[listing_schemas.Group(value=each.value, count=each.count) for each in groups],
+            total=len(listing),
+            revision=listing.state.revision,
+        )
+        return dumps(answer)
+
+    data = await _run(service, opened, parameters, count, long=True)
+    return Response(data, media_type="application/json")
+
+
 @router.get("/ids", summary="List the IDs of items", responses=error_responses())
 async def list_ids(
     opened: GalleryDep,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -128,6 +128,40 @@ class ItemPage(BaseModel):
     offset: int = Field(description="Number of items before the page.")
     next: str | None = Field(description="Pass it as `cursor` for the next page; null at the end.")
     revision: str = Field(description="Revision of the gallery that the items are of.")
+
+
+class GroupParameters(SelectionParameters):
+    """The order of items and what they are grouped by, in the query string of a URL."""
+
+    sort: list[Name] = Field(
+        ["date"], min_length=1, max_length=MAX_KEYS, description="Order, as for /items."
+    )
+    key: Name | None = Field(
+        None,
+        description="What to group by: source, date or a metadata column; by default what the "
+        "items are sorted by first.",
+    )
+    by: Literal["value", "year", "month", "day"] = Field(
+        "value", description="Same values, or dates of the same year, month or day."
+    )
+
+
+class Group(BaseModel):
+    """Items that follow each other in an order."""
+
+    value: str | bool | float | None = Field(
+        description="The value, year (2026), month (2026-11) or day (2026-11-29) of these items; "
+        "null if they have none."
+    )
+    count: int = Field(description="Number of items.")
+
+
+class Groups(BaseModel):
+    """The groups of items in an order, at most 10,000."""
+
+    groups: list[Group] = Field(description="Groups, in the order of their items.")
+    total: int = Field(description="Number of items that match.")
+    revision: str = Field(description="Revision of the gallery that was counted.")
 
 
 class Facets(BaseModel):

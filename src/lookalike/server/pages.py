@@ -26,6 +26,7 @@ from lookalike.languages import (
     format_number,
     translate,
 )
+from lookalike.report.svg import picture
 from lookalike.search.ordering import COLUMN, name_of
 from lookalike.search.request import RERANKINGS
 from lookalike.server.api import all_gallery_facts, gallery_facts
@@ -66,7 +67,7 @@ _templates = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.globals |= {"display_text": display_text}
+_templates.globals |= {"display_text": display_text, "picture": picture}
 _templates.filters["urlencode"] = lambda text: quote(text, safe="")
 
 
@@ -147,7 +148,7 @@ async def browse_page(
         facets=facets,
         sketch=await browsing.sketch_style(opened),
         sort_keys=_sort_keys(facets, t),
-        group_keys=[facet.column for facet in facets if facet.values is not None],
+        group_keys=_group_keys(facets, t),
         rerankings=[pair for pair in _RERANKINGS.items() if pair[0].split("+")[0] in RERANKINGS],
         comparable=list(others),
         allow_urls=service.settings.allow_urls,
@@ -176,6 +177,12 @@ def _sort_keys(facets: Sequence[Facet], t: Translate) -> list[tuple[str, str]]:
     return keys
 
 
+def _group_keys(facets: Sequence[Facet], t: Translate) -> list[tuple[str, str]]:
+    """Return what a listing can be grouped by, beside months, with titles."""
+    columns = [facet.column for facet in facets if facet.values is not None][:_SORT_COLUMNS]
+    return [("source", t("sort-source")), *((f"{COLUMN}{name}", name) for name in columns)]
+
+
 async def comparable_galleries(service: Service, opened: OpenGallery) -> dict[str, bool]:
     """Return the other galleries that have a source in common, and whether they support text."""
     own = set(opened.gallery.sources.values())
@@ -193,7 +200,10 @@ async def comparable_galleries(service: Service, opened: OpenGallery) -> dict[st
 @router.get("/g/{gallery}/judge")
 async def judge_page(opened: GalleryDep, service: ServiceDep, request: Request) -> Response:
     """Show the view for judging results."""
-    return await render("judge.html", service, request, opened, view="/judge")
+    others = list(await comparable_galleries(service, opened))
+    return await render(
+        "judge.html", service, request, opened, view="/judge", comparable=others
+    )
 
 
 @router.get("/g/{gallery}/map")

@@ -18,4 +18,10 @@ export function t(key, values = {}) {
 export const formatNumber = (value) => numbers.format(value);
 export const formatPercent = (share) => percents.format(share);
 
+// "2026-11" as the name of a month; other texts stay as they are.
+export function formatMonth(text) {
+  const [, year, month] = /^(\d{4})-(\d\d)$/.exec(text) ?? [];
+  return month ? new Intl.DateTimeFormat(language, { year: "numeric", month: "long", timeZone: "UTC" }).format(Date.UTC(year, month - 1)) : String(text);
+}
+
 const shown = (value) => (typeof value === "number" ? numbers.format(value) : String(value));

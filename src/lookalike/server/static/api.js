@@ -25,6 +25,14 @@ export class API {
     return requestJSON(`${this.base}/items?${parameters}`, { signal });
   }
 
+  // The groups of the items of a state, in their order: by value, or by month of their dates.
+  async groups(state, { by, signal }) {
+    const parameters = new URLSearchParams({ sort: state.options.sort, by });
+    const where = whereExpression(state, this.kinds);
+    if (where) parameters.set("where", where);
+    return (await requestJSON(`${this.base}/groups?${parameters}`, { signal })).groups;
+  }
+
   // The values of columns among the items that a state matches, with their numbers.
   async facets(state, columns, { signal } = {}) {
     const parameters = new URLSearchParams();

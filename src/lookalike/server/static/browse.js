@@ -14,12 +14,11 @@ import { Selection } from "./selection.js";
 import { SelectionBar } from "./selection_bar.js";
 import { hasExamples, isSearch, readState, writeState } from "./state.js";
 import { keepUpload } from "./storage.js";
-import { t } from "./texts.js";
+import { formatMonth, t } from "./texts.js";
 import { UploadDialog } from "./upload_dialog.js";
 
 const SIZES = [88, 120, 160, 210, 280, 380]; // of cells, in pixels
 const DEFAULT_SIZE = 2;
-const MAX_GROUPS = 500;
 
 export function start(main) {
   return new Browser(main).start();
@@ -213,6 +212,8 @@ class Browser {
     const isOwn = name === this.gallery;
     const state = structuredClone(isOwn ? this.state : await withImages(this.state, this.gallery, keepUpload));
     const api = isOwn ? this.api : new API(name, { kinds: this.api.kinds, supportsText: this.info.others[name] });
+    const { group } = state.options;
+    if (group) state.options.sort = group === "month" ? "-date" : group;
     const pane = { name, state, first: null, revision: null };
     const load = async (offset, limit, pageSignal) => {
       const asked = { offset, limit, revision: pane.revision, signal: pageSignal };
@@ -239,18 +240,12 @@ class Browser {
     return pane;
   }
 
-  // The groups of a listing: the values of a column in the order of the items, with their numbers.
+  // The groups of a listing, in the order of its items.
   async groups(state, total, signal) {
-    const { group } = state.options;
-    if (!group || !total) return null;
-    state.options.sort = group;
-    const [{ values = null } = {}] = (await this.api.facets(state, [group], { signal })).columns;
-    if (!values || values.length > MAX_GROUPS) return null;
-    const kinds = ["boolean", "number", "string"];
-    const groups = [...values].sort(([a], [b]) => kinds.indexOf(typeof a) - kinds.indexOf(typeof b) || (a < b ? -1 : 1)).map(([value, count]) => ({ title: displayText(value), count }));
-    const rest = total - groups.reduce((sum, { count }) => sum + count, 0);
-    if (rest < 0) return null; // items with several values
-    return rest ? [...groups, { title: t("no-value"), count: rest }] : groups;
+    if (!state.options.group || !total) return null;
+    const by = state.options.group === "month" ? "month" : "value";
+    const groups = await this.api.groups(state, { by, signal });
+    return groups.map(({ value, count }) => ({ title: value === null ? t("no-value") : by === "month" ? formatMonth(value) : displayText(value), count }));
   }
 
   // ---- results ------------------------------------------------------------------------------
