@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from lookalike.errors import (
     TimeLimitError,
     UnreachableError,
 )
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _TYPES = "urn:lookalike:problem:"
@@ -80,10 +83,20 @@ _PATH = re.compile(  # it begins after a delimiter only, and never tries again w
     r"(?:\\?[/\\][^\s'\"()\[\],;:/\\]++)++"
 )
 
+_VARIABLE = re.compile(r"\bLOOKALIKE_[A-Z_]+(?:=[^\s;,:()]*)?")
+_VARIABLE_CLAUSE = re.compile(  # "; set LOOKALIKE_FORMATS=tiff", " (LOOKALIKE_OFFLINE is set)"
+    r";[^;]*?\bLOOKALIKE_[A-Z_]+[^;]*|\s\([^()]*?\bLOOKALIKE_[A-Z_]+[^()]*\)"
+)
+
 
 def problem_of(error: LookalikeError, hide: Iterable[Callable[[str], str]] = ()) -> ProblemError:
-    """Return the problem that reports an error to HTTP clients, after ``hide`` of its message."""
-    detail = str(error)
+    """Return the problem that reports an error to HTTP clients, after ``hide`` of its message.
+
+    What its message says about environment variables is for the owner of the service: it is logged.
+    """
+    detail = without_variables(str(error))
+    if detail != str(error):
+        log.info("%s", error)
     for each in hide:
         detail = each(detail)
     for kind, status, name, title in _KINDS:
@@ -101,6 +114,14 @@ def problem_of(error: LookalikeError, hide: Iterable[Callable[[str], str]] = ())
 def without_folders(text: str) -> str:
     """Return a message with the last part of each file path: the others are not for clients."""
     return _PATH.sub(lambda match: re.split(r"[/\\]", match[0])[-1], text)
+
+
+def without_variables(text: str) -> str:
+    """Return a message without its clauses and brackets that name environment variables.
+
+    Clients of the service cannot set them. A variable elsewhere becomes "a setting".
+    """
+    return _VARIABLE.sub("a setting", _VARIABLE_CLAUSE.sub("", text))
 
 
 def stopping() -> ProblemError:

@@ -58,8 +58,8 @@ def read_form(body: bytes, content_type: str) -> SentBody:
 
 def _invalid(name: str, error: InputError) -> ProblemError:
     problem = problem_of(error)
+    listed = [{"location": f"body/{name[:80]}", "message": problem.detail}]
     problem.detail = f"{name[:80]}: {problem.detail}"
-    listed = [{"location": f"body/{name[:80]}", "message": str(error)}]
     problem.extensions = {"errors": listed}
     return problem
 

@@ -42,7 +42,7 @@ def read_url(url: str, *, allow_private: bool = False, advice: str = _ADVICE) ->
             advice="such addresses are never fetched from",
         )
     if settings().offline:
-        raise ImageError(f"{url}: not downloaded: LOOKALIKE_OFFLINE is set")
+        raise ImageError(f"{url}: not downloaded: downloads are off (LOOKALIKE_OFFLINE is set)")
     try:
         return fetch(url, options)
     except (FetchError, InputError) as error:
