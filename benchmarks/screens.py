@@ -8,16 +8,18 @@ stamps shop with a pretrained encoder, as it is and adapted to photos. Needs Chr
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.persistence import load_encoder
@@ -81,7 +83,7 @@ def screenshot(page: Any, name: str) -> None:
 def draw(page: Any, url: str) -> float:
     """Draw a seven; return the median time from the end of the stroke to new results, in ms."""
     open_page(page, f"{url}/g/digits")
-    page.click("#draw")
+    page.click("button[data-popover=drawing-pad]")
     pad = page.locator("#drawing-pad canvas").bounding_box()
     latencies = []
     for _ in range(7):
@@ -135,26 +137,44 @@ def map_and_labels(page: Any, url: str) -> None:
     screenshot(page, "page-label")
 
 
-def main(work: Path) -> None:
-    """Serve the galleries and take the screenshots."""
-    paths = galleries(work)
+@contextlib.contextmanager
+def served(*paths: Path) -> Iterator[str]:
+    """Serve galleries in a process of its own; yield the URL."""
     command = [sys.executable, "-m", "lookalike", "serve", *map(str, paths), "--port", "0"]
-    with (
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as service,
-        sync_playwright() as playwright,
-    ):
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as service:
         assert service.stderr is not None
         line = next(line for line in service.stderr if "serving at" in line)
         match = re.search(r"http://[^/]+", line)
         assert match is not None
-        url = match[0]
+        try:
+            yield match[0]
+        finally:
+            service.terminate()
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start Debian's Chromium without a screen."""
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
+        yield browser
+        browser.close()
+
+
+def main(work: Path) -> None:
+    """Serve the galleries and take the screenshots."""
+    with served(*galleries(work)) as url, chromium() as browser:
         wide = {"viewport": {"width": 1200, "height": 760}}
         page = browser.new_page(**wide)
-        open_page(page, f"{url}/g/shop")
+        open_page(page, f"{url}/g/shop?group=metadata.label")
+        screenshot(page, "page-browse")
+        open_page(page, f"{url}/g/shop?id=stamps%2Fshop%3A116")
         screenshot(page, "page")
+        page.locator(".cell .thumbnail").nth(3).click()
+        page.wait_for_timeout(800)
+        screenshot(page, "page-lightbox")
         print(f"drawn stroke to new results: {draw(page, url):.0f} ms (median of 7)")
         screenshot(page, "page-drawing")
         open_page(page, f"{url}/g/shop?id=stamps%2Fshop%3A116&compare=shop-adapted")
@@ -167,8 +187,6 @@ def main(work: Path) -> None:
         page = browser.new_page(**phone)
         open_page(page, f"{url}/g/shop?id=stamps%2Fshop%3A292")
         screenshot(page, "page-phone")
-        browser.close()
-        service.terminate()
 
 
 if __name__ == "__main__":
