@@ -166,7 +166,7 @@ def chromium() -> Iterator[Browser]:
 def main(work: Path) -> None:
     """Serve the galleries and take the screenshots."""
     with served(*galleries(work)) as url, chromium() as browser:
-        wide = {"viewport": {"width": 1200, "height": 760}}
+        wide: dict[str, Any] = {"viewport": {"width": 1200, "height": 760}}
         page = browser.new_page(**wide)
         open_page(page, f"{url}/g/shop?group=metadata.label")
         screenshot(page, "page-browse")
@@ -183,7 +183,8 @@ def main(work: Path) -> None:
         page = browser.new_page(**wide, color_scheme="dark")
         open_page(page, f"{url}/g/shop?id=stamps%2Fshop%3A116&box=110,10,140,110")
         screenshot(page, "page-dark")
-        phone = {"viewport": {"width": 390, "height": 760}, "is_mobile": True, "has_touch": True}
+        phone: dict[str, Any] = {"viewport": {"width": 390, "height": 760}, "is_mobile": True}
+        phone["has_touch"] = True
         page = browser.new_page(**phone)
         open_page(page, f"{url}/g/shop?id=stamps%2Fshop%3A292")
         screenshot(page, "page-phone")
