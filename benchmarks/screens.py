@@ -85,7 +85,7 @@ def draw(page: Any, url: str) -> float:
     open_page(page, f"{url}/g/digits")
     page.click("button[data-popover=drawing-pad]")
     pad = page.locator("#drawing-pad canvas").bounding_box()
-    latencies = []
+    latencies: list[float] = []
     for _ in range(7):
         page.click("#clear-drawing")
         points = [(pad["x"] + x * pad["width"], pad["y"] + y * pad["height"]) for x, y in SEVEN]
