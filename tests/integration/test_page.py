@@ -87,8 +87,9 @@ def site(
         gallery.sync(source)
         galleries[name] = gallery
     build_map(galleries["shop"])
-    graph = neighbor_graph(galleries["shop"])
-    save_session(galleries["shop"], graph, suggest(graph, 18), None)
+    for name, count in (("shop", 18), ("other", 6)):  # 6: one group of all colors
+        graph = neighbor_graph(galleries[name])
+        save_session(galleries[name], graph, suggest(graph, count), None)
     galleries["empty"] = Gallery.create(folder / "empty.gallery", encoder=galleries["shop"].encoder)
     with serving(galleries) as served:
         yield served
@@ -670,6 +671,15 @@ def test_page_in_german(tab: Open) -> None:
     assert page.inner_text("button.search-button") == "Suchen"
     page.fill("#text", "qqqq")
     page.wait_for_selector("text=Nichts gefunden")
+    for view, title in (
+        ("label", "Bilder beschriften"),
+        ("judge", "Ergebnisse bewerten"),
+        ("map", "Karte von shop"),
+        ("report", "Noch nicht evaluiert"),
+    ):
+        page = tab(f"/g/shop/{view}", locale="de-DE")
+        assert title in page.inner_text("main"), view
+        screenshot(page, f"{view}-german")
 
 
 def download_judgements(page: Any, tmp_path: Path) -> tuple[Path, Any]:
@@ -711,6 +721,22 @@ def test_judge_results_by_keyboard(tab: Open, site: Serving, tmp_path: Path) -> 
         assert [hit["rank"] for hit in each["answers"]] == [1, 2, 3, 4]
     relevant = [hit["relevant"] for each in document["hits"] for hit in each["answers"]]
     assert relevant.count(True) == 8
+
+
+def test_only_galleries_with_a_common_source_are_compared(tab: Open, site: Serving) -> None:
+    page = tab("/g/shop/judge")
+    assert page.locator("#other option").all_inner_texts() == ["other"]
+    for path, base in (("/g/digits/judge", site.url), ("/g/empty/judge", site.url)):
+        page = tab(path, base=base)
+        assert page.locator("#other, #kind").count() == 0
+        assert "compare" not in page.inner_text("main")
+    gallery = Gallery.open(site.service.handle("shop").gallery.path)
+    with serving({"shop": gallery}, ServeSettings(hosts=LOOPBACK)) as served:
+        page = tab("/g/shop/judge", base=served.url)
+        assert page.locator("#other, #kind").count() == 0
+        page.fill("#queries", "1")
+        page.click("#judge-form button:not([type])")
+        page.wait_for_selector("#stage .pair img >> nth=1")
 
 
 def test_compare_two_galleries_blind(tab: Open, site: Serving, tmp_path: Path) -> None:
@@ -761,6 +787,13 @@ def test_sign_in_with_an_api_key(tab: Open, site: Serving, tmp_path: Path, color
         assert shown(page) == results
         link = page.locator(".cell img").first.get_attribute("src")
         assert "signature=" in link
+        for view, image in (("label", "#group img"), ("judge", "#stage .pair img >> nth=1")):
+            page.goto(f"{served.url}/g/shop/{view}")
+            page.wait_for_selector(f"main[data-page={view}][data-ready]")
+            if view == "judge":
+                page.click("#judge-form button:not([type])")
+            handle = page.wait_for_selector(image)
+            page.wait_for_function("(image) => image.naturalWidth > 0", arg=handle)
         page.click("#sign-out")
         page.wait_for_selector("main[data-page=sign-in]")
         assert secret not in page.evaluate("JSON.stringify([sessionStorage, localStorage])")
@@ -880,27 +913,31 @@ def test_map_keyboard_and_colors(tab: Open) -> None:
 
 
 def test_missing_map_and_suggestions_name_the_command(tab: Open) -> None:
-    assert "lookalike explore map" in tab("/g/digits/map", allow="404").inner_text("main")
-    assert "label suggest" in tab("/g/digits/label", allow="404").inner_text("main")
+    for view, command in (("map", "explore map"), ("label", "label suggest")):
+        page = tab(f"/g/digits/{view}", allow="404")
+        assert page.inner_text(".empty code").startswith(f"lookalike {command} GALLERY")
+        assert page.locator("[role=alert]").count() == 0
+    page = tab("/g/digits/report")
+    assert page.inner_text(".empty code") == "lookalike evaluate GALLERY --save"
 
 
 def group(page: Any) -> list[str]:
     """Return the kinds of the images in the group."""
     page.wait_for_selector("#group img")
-    titles = page.locator("#group button").evaluate_all("all => all.map((each) => each.title)")
+    titles = page.locator("#group .thumbnail").evaluate_all("all => all.map((each) => each.title)")
     return [row_id.partition(":")[2].partition("/")[0] for row_id in titles]
 
 
 def test_label_groups_by_keyboard(tab: Open) -> None:
     page = tab("/g/shop/label")
-    assert page.inner_text("#progress") == "0 of 18 labeled"
+    assert page.inner_text("#progress") == "0 of 18 images labeled"
     done = 0
     while done < 18:
         kinds = group(page)
         kind = kinds[0]
         for place, other in enumerate(kinds):
             if other != kind:
-                page.locator("#group button").nth(place).click()
+                page.locator("#group .thumbnail").nth(place).click()
         key = page.locator("#labels button", has_text=kind).locator("kbd")
         if key.count():
             page.keyboard.press(key.inner_text().lower())
@@ -912,18 +949,70 @@ def test_label_groups_by_keyboard(tab: Open) -> None:
     page.wait_for_selector("#coverage:has-text('of 30 images')")
     screenshot(page, "label-all")
     page.keyboard.press("u")
-    page.wait_for_selector("#progress:has-text('of 18 labeled')")
+    page.wait_for_selector("#progress:has-text('of 18 images labeled')")
     before = group(page)
     page.reload()
     page.wait_for_selector("main[data-ready]")
     assert group(page) == before
     page.locator("#labels button", has_text=before[0]).click()
-    page.wait_for_selector("#progress:has-text('All images are labeled (18)')")
+    page.wait_for_selector("#finished >> text=All 18 images are labeled")
+    assert "--labels shop-labels.csv" in page.inner_text("#finished code")
     with page.expect_download() as saved:
         page.click("#download")
     table = list(csv.DictReader(Path(saved.value.path()).read_text("utf-8").splitlines()))
     assert len(table) == 18
     assert all(row["label"] == row["id"].partition(":")[2].partition("/")[0] for row in table)
+
+
+def test_a_mixed_group_is_labeled_after_a_confirmation(tab: Open) -> None:
+    page = tab("/g/other/label")
+    assert len(set(group(page))) == 3
+    assert re.fullmatch(r"6 images · homogeneity \d+%", page.inner_text("#group-facts"))
+    assert page.is_visible("#mixed")
+    page.fill("#label-name", "thing")
+    page.press("#label-name", "Enter")
+    page.wait_for_selector("#confirm-dialog >> text=Label all 6 images “thing”?")
+    screenshot(page, "label-confirm")
+    page.keyboard.press("t")  # the label's key does nothing there
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#confirm-dialog", state="hidden")
+    assert page.inner_text("#progress") == "0 of 6 images labeled"
+    page.keyboard.press("t")
+    page.wait_for_selector("#confirm-dialog[open]")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#progress:has-text('6 of 6')")
+    page.keyboard.press("u")
+    page.locator("#group .thumbnail").first.click()
+    page.keyboard.press("t")  # one is taken out: without a confirmation
+    page.wait_for_selector("#progress:has-text('5 of 6')")
+    assert page.inner_text("#group-facts") == "1 image left of a group"
+    assert page.is_hidden("#mixed")
+    page.keyboard.press("t")
+    page.wait_for_selector("#progress:has-text('6 of 6')")
+
+
+def test_images_to_label_are_enlarged(tab: Open) -> None:
+    page = tab("/g/shop/label")
+    thumbnails = page.locator("#group .thumbnail")
+    pressed = "all => all.map((each) => each.ariaPressed)"
+    page.wait_for_selector("#group img")
+    count = thumbnails.count()
+    thumbnails.first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#lightbox .stage:not([aria-busy])")
+    title = page.inner_text("#lightbox h2")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"document.querySelector('#lightbox h2').textContent !== '{title}'")
+    screenshot(page, "label-lightbox")
+    page.keyboard.press("x")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#lightbox", state="hidden")
+    assert thumbnails.evaluate_all(pressed) == ["true", "false", *["true"] * (count - 2)]
+    assert thumbnails.nth(1).evaluate("(each) => each === document.activeElement")
+    thumbnails.nth(1).dblclick()
+    page.wait_for_selector("#lightbox[open]")
+    assert page.inner_text("#lightbox h2") == thumbnails.nth(1).get_attribute("aria-label")
+    assert thumbnails.evaluate_all(pressed)[1] == "false"
 
 
 def test_skip_a_group(tab: Open) -> None:
@@ -990,8 +1079,10 @@ def test_no_serious_accessibility_violations(tab: Open, axe: str, scheme: str) -
         ("/g/shop/report", "report"),
         ("/g/shop/map", "map"),
         ("/g/shop/label", "label"),
+        ("/g/other/label", "label-mixed"),
+        ("/g/digits/label", "label-none"),
     ]:
-        page = tab(path, color_scheme=scheme)
+        page = tab(path, color_scheme=scheme, allow="404" if name == "label-none" else "^$")
         for summary in page.locator("details:visible > summary").all()[:6]:
             summary.click()
         if name == "paper":
@@ -999,6 +1090,10 @@ def test_no_serious_accessibility_violations(tab: Open, axe: str, scheme: str) -
         if name == "judge":
             page.click("#judge-form button:not([type])")
             page.wait_for_selector("#stage .pair img >> nth=1")
+        if name == "label-mixed":
+            page.fill("#label-name", "thing")
+            page.press("#label-name", "Enter")
+            page.wait_for_selector("#confirm-dialog[open]")
         check(page, name)
         if name == "browse":
             page.locator(".cell .thumbnail").first.click(modifiers=["Control"])

@@ -201,9 +201,7 @@ async def comparable_galleries(service: Service, opened: OpenGallery) -> dict[st
 async def judge_page(opened: GalleryDep, service: ServiceDep, request: Request) -> Response:
     """Show the view for judging results."""
     others = list(await comparable_galleries(service, opened))
-    return await render(
-        "judge.html", service, request, opened, view="/judge", comparable=others
-    )
+    return await render("judge.html", service, request, opened, view="/judge", comparable=others)
 
 
 @router.get("/g/{gallery}/map")

@@ -38,6 +38,11 @@ export function problemBox(problem, ...actions) {
   return box;
 }
 
+// What a view shows when it has nothing: what is missing, and the command that creates it.
+export function emptyState(title, text, command) {
+  return element("div", { class: "empty" }, element("h2", {}, title), element("p", {}, text), element("code", {}, command));
+}
+
 // Offers a file for download.
 export function download(content, type, name) {
   const url = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));

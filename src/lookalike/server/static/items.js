@@ -5,6 +5,11 @@ import { formatPercent, t } from "./texts.js";
 
 const PIXELATED = 96; // images of at most so many pixels keep their pixels
 
+// Whether an image is tiny, and shown so large that its pixels should stay sharp.
+export function isEnlarged({ naturalWidth, naturalHeight }, width) {
+  return Math.max(naturalWidth, naturalHeight) <= PIXELATED && naturalWidth < width * 0.75;
+}
+
 // The last part of an id, which is a file name or a number.
 export function nameOf(id) {
   return id.slice(id.indexOf(":") + 1).split("/").pop() || id;
@@ -55,7 +60,7 @@ export function cellFactory(gallery, actions, side) {
     checkbox.addEventListener("click", (event) => actions.toggle(index(), event));
     image.addEventListener("load", () => {
       link.classList.add("loaded");
-      image.classList.toggle("pixelated", Math.max(image.naturalWidth, image.naturalHeight) <= PIXELATED && image.naturalWidth < side() * 0.75);
+      image.classList.toggle("pixelated", isEnlarged(image, side()));
     });
     image.addEventListener("error", () => link.classList.add("missing"));
 

@@ -1,13 +1,15 @@
 // The judging view: results shown blind and judged with one key each, or the results of two galleries
 // side by side. Judgements are stored in this browser until they are downloaded.
 
-import { download, element, problemBox } from "./dom.js";
+import { button, download, element, problemBox } from "./dom.js";
 import { itemURL, request, requestJSON } from "./http.js";
-import { fetchBlob } from "./images.js";
+import { fetchBlob, setSource } from "./images.js";
+import { isEnlarged } from "./items.js";
+import { t } from "./texts.js";
 
 const CHOICES = {
-  hits: { r: ["Relevant", true], n: ["Not relevant", false] },
-  sets: { 1: ["Left is better", "left"], 2: ["Right is better", "right"], 0: ["Tie", "neither"] },
+  hits: { r: [t("relevant"), true], n: [t("not-relevant"), false] },
+  sets: { 1: [t("left-better"), "left"], 2: [t("right-better"), "right"], 0: [t("tie"), "neither"] },
 };
 
 let gallery, stage, settings, tasks, judgements, galleries, currentView;
@@ -19,7 +21,7 @@ export function start(main) {
   find("#judge-form").addEventListener("submit", (event) => {
     event.preventDefault();
     begin({
-      kind: find("#kind").value,
+      kind: find("#kind")?.value ?? "hits", // a gallery without another one to compare with has no choice
       other: find("#other")?.value ?? null,
       queries: find("#queries").valueAsNumber,
       k: find("#k").valueAsNumber,
@@ -38,7 +40,7 @@ async function begin(newSettings, previousJudgements) {
   find("#judge-form").hidden = true;
   find("#judging").hidden = false;
   find("#problem").replaceChildren();
-  find("#progress").textContent = "Loading results …";
+  find("#progress").textContent = t("loading-results");
   try {
     tasks = shuffle(await loadTasks(), settings.seed);
   } catch (problem) {
@@ -60,7 +62,7 @@ async function loadTasks() {
   const queries = await requestJSON(`/v1/galleries/${gallery}/sample?count=${settings.queries}&seed=${settings.seed}`);
   const loaded = [];
   for (const [i, { id }] of queries.entries()) {
-    find("#progress").textContent = `Loading results … ${i + 1} of ${queries.length}`;
+    find("#progress").textContent = t("loading-progress", { done: i + 1, n: queries.length });
     const sets = [];
     for (const name of names) sets.push(await neighbors(name, id));
     if (settings.kind === "sets") loaded.push({ query: id, sets, swapped: hashToUnit(`${settings.seed}/${id}`) < 0.5 });
@@ -87,11 +89,10 @@ async function showNext() {
   store();
   find("#download").hidden = judgements.length === 0;
   const buttons = find("#choices");
-  find("#progress").textContent = `${judgements.length} of ${tasks.length} judged`;
+  find("#progress").textContent = t("judge-progress", { done: judgements.length, n: tasks.length });
   if (judgements.length >= tasks.length) {
-    stage.replaceChildren(element("p", { class: "lead" }, tasks.length ? "All judged. Download your judgements." : "Nothing to judge: the gallery has too few images."));
-    buttons.replaceChildren();
-    find("#shortcuts").textContent = "";
+    stage.replaceChildren(element("p", { class: "lead" }, t(tasks.length ? "all-judged" : "nothing-to-judge")));
+    buttons.replaceChildren(...(tasks.length ? [button(t("undo"), undo)] : []));
     return;
   }
   const task = tasks[judgements.length];
@@ -100,22 +101,15 @@ async function showNext() {
   if (view !== currentView) return;
   stage.replaceChildren(content);
   const choices = Object.entries(CHOICES[settings.kind]);
-  buttons.replaceChildren(...choices.map(([key, [title, value]]) => button(`${title} (${key.toUpperCase()})`, () => judge(value))), button("Undo (U)", undo));
-  find("#shortcuts").textContent = `Keys: ${choices.map(([key, [title]]) => `${key.toUpperCase()} ${title.toLowerCase()}`).join(", ")}, U undo.`;
+  buttons.replaceChildren(...choices.map(([key, [title, value]]) => button(`${title} (${key.toUpperCase()})`, () => judge(value))), button(t("undo"), undo));
   preload(tasks[judgements.length + 1]);
-}
-
-function button(text, onClick) {
-  const node = element("button", { type: "button" }, text);
-  node.addEventListener("click", onClick);
-  return node;
 }
 
 const renderTask = (task) => (settings.kind === "sets" ? renderSets(task) : renderPair(task));
 
 async function renderPair({ query, hit }) {
   const pair = element("div", { class: "pair" });
-  pair.append(await figure(gallery, query, "Query", 512), await figure(gallery, hit, "Result", 512));
+  pair.append(await figure(gallery, query, t("query"), 512), await figure(gallery, hit, t("result"), 512));
   return pair;
 }
 
@@ -123,12 +117,12 @@ async function renderSets({ query, sets, swapped }) {
   const names = [gallery, settings.other];
   const order = swapped ? [1, 0] : [0, 1];
   const box = element("div", { class: "blind-comparison" });
-  box.append(await figure(gallery, query, "Query", 256));
+  box.append(await figure(gallery, query, t("query"), 256));
   const columns = element("div", { class: "result-sets side-by-side" });
   for (const [position, index] of order.entries()) {
-    const title = position ? "Right" : "Left";
-    const list = element("ol", { class: "hits" });
-    for (const id of sets[index]) list.append(element("li", { class: "hit" }, await thumbnail(names[index], id, "Result", 256)));
+    const title = t(position ? "right" : "left");
+    const images = await Promise.all(sets[index].map((id) => thumbnail(names[index], id, t("result"), 256)));
+    const list = element("ol", { class: "hits" }, ...images.map((image) => element("li", { class: "hit" }, image)));
     columns.append(element("section", { class: "result-set", "aria-label": title }, element("h2", {}, title), list));
   }
   box.append(columns);
@@ -139,16 +133,15 @@ async function figure(name, id, title, size) {
   return element("figure", {}, await thumbnail(name, id, title, size), element("figcaption", {}, title));
 }
 
-const thumbnailURLs = new Map();
 async function thumbnail(name, id, alt, size) {
-  const url = `${itemURL(name, "/thumbnail", id)}&size=${size}`;
-  if (!thumbnailURLs.has(url)) thumbnailURLs.set(url, fetchBlob(url).then((blob) => URL.createObjectURL(blob)));
   const image = element("img", { alt });
   try {
-    image.src = await thumbnailURLs.get(url);
+    await setSource(image, `${itemURL(name, "/thumbnail", id)}&size=${size}`);
+    await image.decode();
   } catch {
-    return element("p", { class: "missing" }, "Image not available");
+    return element("p", { class: "missing" }, t("image-missing"));
   }
+  image.classList.toggle("pixelated", isEnlarged(image, size));
   return image;
 }
 

@@ -9,7 +9,8 @@ const MAX_ZOOM = 16;
 const STEP = 1.5;
 
 export class Lightbox {
-  // `api` reads items; `actions` has similar(item), unlike(item), toggle(item) and isSelected(item).
+  // `api` reads items; `actions` has similar(item), toggle(item) and isSelected(item),
+  // and unlike(item) where results can be pushed away from an item.
   constructor(dialog, api, actions) {
     Object.assign(this, { dialog, api, actions });
     this.stage = dialog.querySelector(".stage");
@@ -62,7 +63,7 @@ export class Lightbox {
     this.open_.append(icon("open"), t("open-original"));
     this.dialog.querySelector(".item-actions").append(
       button(t("similar"), act(this.actions.similar), { iconName: "similar", showText: true, class: "primary" }),
-      button(t("not-like-this"), act(this.actions.unlike), { iconName: "unlike", showText: true }),
+      ...(this.actions.unlike ? [button(t("not-like-this"), act(this.actions.unlike), { iconName: "unlike", showText: true })] : []),
       this.select,
       this.open_,
       button(t("copy-path"), () => this.#copy(), { iconName: "copy", showText: true }),

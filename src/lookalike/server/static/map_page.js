@@ -1,6 +1,6 @@
 // The map page: the map of a gallery with thumbnails and searches from the service.
 
-import { announce, problemBox } from "./dom.js";
+import { announce, emptyState, problemBox } from "./dom.js";
 import { itemURL, requestJSON } from "./http.js";
 import { fetchBlob } from "./images.js";
 import { showMap } from "./map.js";
@@ -15,7 +15,7 @@ export async function start(main) {
   const root = main.querySelector("#map");
   try {
     const data = await requestJSON(`/v1/galleries/${gallery}/map`);
-    main.querySelector("#changes").textContent = data.changes;
+    main.querySelector("#stale span").textContent = t("map-stale", { changes: data.changes });
     main.querySelector("#stale").hidden = !data.stale;
     const selection = new Selection(gallery);
     showMap(root, data, {
@@ -33,6 +33,6 @@ export async function start(main) {
       },
     });
   } catch (problem) {
-    root.replaceChildren(problemBox(problem));
+    root.replaceChildren(problem.status === 404 ? emptyState(t("no-map"), t("no-map-detail"), "lookalike explore map GALLERY") : problemBox(problem));
   }
 }
