@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -25,11 +29,10 @@ from lookalike.evaluation.results import Evaluation
 from lookalike.formatting import format_distance
 from lookalike.gallery.gallery import Gallery
 from lookalike.report import evaluation as report_evaluation
-from lookalike.report import figures
+from lookalike.report import figures, svg
 from lookalike.report.evaluation import report_page
-from lookalike.report.figures.style import HIGHLIGHT, MUTED
+from lookalike.report.figures.style import HIGHLIGHT, MUTED, PALETTE
 from lookalike.search.hits import Hits
-from lookalike.training.recipe import Layer
 from lookalike.types import Hit, Metric
 
 
@@ -152,7 +155,10 @@ def test_intervals_that_exclude_the_value_by_rounding_are_drawn() -> None:
 def recorded(
     monkeypatch: pytest.MonkeyPatch, name: str, evaluation: Evaluation, gallery: Gallery
 ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Return the arguments that the report gives to a drawing function, call by call."""
+    """Return the arguments that the report gives to a drawing function, call by call.
+
+    Charts are drawn twice, also for phones; the calls for wide windows are returned.
+    """
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     module = report_evaluation if name == "contact_sheet" else figures
     draw = getattr(module, name)
@@ -164,7 +170,7 @@ def recorded(
 
     monkeypatch.setattr(module, name, record)
     report_page(evaluation, gallery)
-    return calls
+    return [call for call in calls if call[1].get("width", 7.5) == 7.5]
 
 
 @pytest.mark.slow
@@ -233,7 +239,9 @@ def test_class_distribution_and_confusion_in_percent() -> None:
     assert png_size(figure) > 3_000
     ax = axes_of(figure)
     assert texts(ax) == ["75.0", "25.0", "100.0"]
-    assert ax.images[0].get_array().filled(-1).tolist() == [[-1, 25], [0, -1]]
+    assert ax.collections[0].get_array().filled(-1).tolist() == [[-1, 25], [-1, -1]]
+    narrow = figures.confusion(("cat", "dog"), np.array([[998, 2], [30, 970]]), width=3.7)
+    assert texts(axes_of(narrow)) == ["100", "3", "97"]
 
 
 def test_one_label_and_long_names_fit_into_figures() -> None:
@@ -293,27 +301,6 @@ def test_a_training_curve_names_its_loss() -> None:
     assert ax.get_legend_handles_labels()[1] == ["contrastive (last epoch: mean 4.00000)"]
 
 
-def test_the_layer_of_the_embedding_is_bold() -> None:
-    layers = (
-        Layer("input", "1 x 28 x 28", 0),
-        Layer("linear", "32", 25_120, is_embedding=True),
-        Layer("linear", "784", 25_872),
-    )
-    ax = axes_of(figures.network_table("net", layers))
-    assert ax.get_title(loc="left") == "net: 50,992 parameters"
-    cells = ax.tables[0].get_celld()
-    bold = {row for (row, _), cell in cells.items() if cell.get_text().get_fontweight() == "bold"}
-    assert bold == {0, 2}
-    rows = [[cells[row, column].get_text().get_text() for column in range(3)] for row in range(5)]
-    assert rows == [
-        ["layer", "output shape", "parameters"],
-        ["input", "1 x 28 x 28", ""],
-        ["linear (embedding)", "32", "25,120"],
-        ["linear", "784", "25,872"],
-        ["", "total", "50,992"],
-    ]
-
-
 def test_correct_hits_are_marked_by_values_compared_as_strings() -> None:
     def hit(**metadata: object) -> Hit:
         return Hit(1, "a", "a", 0.0, metadata)
@@ -346,11 +333,100 @@ def test_the_pipeline_shows_the_distances_and_the_nearest(gallery: Gallery) -> N
     assert titles(few)[-1] == "mine\n0.1000"
 
 
+SERIES = [figures.Series("hog", [0.5, 0.9], highlight=True), figures.Series("pca", [0.2, 0.3])]
+CURVE = figures.TrainingCurve("conv", np.array([[0.5, 2.0], [1, 1.0]]), np.array([[1, 1.5]]))
+CHARTS: dict[str, Callable[..., Any]] = {
+    "bars": partial(
+        figures.interval_chart,
+        [
+            figures.Bar("a <b> & 日本 \x01", 0.5, 0.4, 0.6, highlight=True),
+            figures.Bar("a name of many words, for two lines", 0.25, 0.2, 0.3),
+        ],
+        figures.ERROR_BARS,
+        reference=0.5,
+    ),
+    "labels": partial(figures.scores_per_label, ["cat", "dog"], SERIES, "precision@7"),
+    "classes": partial(figures.class_distribution, {"cat": 3, "a long name": 1}, {"cat": 2}),
+    "confusion": partial(figures.confusion, ["cat", "dog"], np.array([[3, 1], [0, 4]])),
+    "training": partial(figures.training_curve, [CURVE], "NT-Xent loss"),
+}
+
+
+@pytest.mark.parametrize("width", [7.5, 3.7])
+@pytest.mark.parametrize("name", CHARTS)
+def test_charts_for_pages_are_svg_of_text_without_styles(name: str, width: float) -> None:
+    document = CHARTS[name](width=width).svg()
+    assert document == CHARTS[name](width=width).svg()
+    root = ElementTree.fromstring(document)
+    elements = list(root.iter())
+    tags = {element.tag.removeprefix("{http://www.w3.org/2000/svg}") for element in elements}
+    assert "text" in tags
+    assert tags <= {"svg", "g", "path", "text", "defs", "use", "clipPath", "rect"}
+    assert not [each for each in elements if {"style", "class"} & each.attrib.keys()]
+    _, _, wide, _ = map(float, root.attrib["viewBox"].split())
+    assert wide == pytest.approx(72 * width)
+    ids = {element.attrib["id"] for element in elements if "id" in element.attrib}
+    references = re.findall(r"(?:href=\"|url\()#(\w+)", document)
+    assert set(references) == ids
+    sizes = [float(each.attrib["font-size"].rstrip("px")) for each in elements if each.text]
+    assert min(sizes) >= 6.5
+    colors = set(re.findall(r'(?:fill|stroke)="(#\w+)"', document))
+    unmapped = colors - svg._DARK_COLORS.keys() - {*PALETTE, "#ffffff"}
+    assert unmapped == set()
+
+
+def test_names_in_charts_are_escaped() -> None:
+    root = ElementTree.fromstring(CHARTS["bars"]().svg())
+    written = [element.text for element in root.iter() if element.text]
+    assert "a <b> & 日本 \ufffd" in written
+    assert "a name of many words, for two lines" in written
+    narrow = ElementTree.fromstring(CHARTS["bars"](width=3.7).svg())
+    assert "a name of many" in [element.text for element in narrow.iter()]
+
+
+def test_charts_of_many_labels_stay_small() -> None:
+    labels = [f"label {i}" for i in range(120)]
+    counts = np.random.default_rng(0).integers(0, 9, (120, 120))
+    document = figures.confusion(labels, counts, width=7.5).svg()
+    assert len(document) < 100_000
+    root = ElementTree.fromstring(document)
+    (picture,) = root.iter("{http://www.w3.org/2000/svg}image")
+    assert picture.attrib["href"].startswith("data:image/png;base64,")
+    figure = figures.class_distribution(dict.fromkeys(labels, 1), {}, width=3.7)
+    assert len(tick_labels(axes_of(figure), "x")) < 40
+
+
+def test_a_picture_has_a_version_for_each_color_scheme_and_width() -> None:
+    wide, narrow = (CHARTS["bars"](width=width).svg() for width in (7.5, 3.7))
+    html = svg.picture(wide, narrow, 'a "title" <b>')
+    assert 'alt="a &#34;title&#34; &lt;b&gt;"' in html
+    assert not re.search("style|script|http", re.sub(r"base64,[^\"]*", "", html))
+    shown = [
+        (media, base64.b64decode(data).decode())
+        for media, data in re.findall(
+            r'(?:media="(.*?)" srcset|<img src)="data:image/svg\+xml;base64,(.*?)"', html
+        )
+    ]
+    dark = "(prefers-color-scheme: dark)"
+    assert [media for media, _ in shown] == [
+        f"(max-width: 36rem) and {dark}",
+        "(max-width: 36rem)",
+        dark,
+        "",
+    ]
+    assert [document for _, document in shown[1::2]] == [narrow, wide]
+    for (_, darkened), (_, document) in (shown[:2], shown[2:]):
+        assert "#222222" in document
+        assert HIGHLIGHT in document
+        assert not re.search(f"#222222|{HIGHLIGHT}", darkened)
+        plain = re.compile("#[0-9a-f]{6}")
+        assert plain.sub("", darkened) == plain.sub("", document)
+
+
 @pytest.mark.parametrize(
     ("draw", "name"),
     [
         (lambda: figures.class_distribution({}, {}), "gallery"),
-        (lambda: figures.network_table("net", []), "layers"),
         (lambda: figures.training_curve([], "loss"), "curves"),
         (lambda: figures.confusion([], np.zeros((0, 0), np.int64)), "labels"),
         (lambda: figures.scores_per_label([], [], "precision"), "labels"),

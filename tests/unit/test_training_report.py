@@ -83,13 +83,14 @@ def drawn(
     evaluation: Evaluation,
     encoders: Mapping[str, NetworkEncoder],
 ) -> tuple[list[tuple[list[figures.TrainingCurve], str]], list[Section]]:
-    """Return what :func:`figures.training_curve` was called with, and the sections."""
+    """Return what :func:`figures.training_curve` draws for wide windows, and the sections."""
     calls: list[Any] = []
     draw = figures.training_curve
 
-    def record(*arguments: Any) -> Any:
-        calls.append(arguments)
-        return draw(*arguments)
+    def record(*arguments: Any, width: float) -> Any:
+        if width == 7.5:
+            calls.append(arguments)
+        return draw(*arguments, width=width)
 
     monkeypatch.setattr(figures, "training_curve", record)
     return calls, list(training_sections(replace(evaluation), encoders))
@@ -155,4 +156,6 @@ def test_the_layers_are_those_of_the_code_size_and_widths(
     (section,) = (each for each in sections if each.title == "Network of fast-linear")
     assert section.text == "report-linear in batches of 128, for speed; its embedding is 8."
     assert section.table is not None
-    assert [row[1] for row in section.table.rows] == ["1 x 28 x 28", "64", "8", "64", "1 x 28 x 28"]
+    outputs = ["1 x 28 x 28", "64", "8", "64", "1 x 28 x 28", ""]
+    assert [row[1] for row in section.table.rows] == outputs
+    assert section.table.rows[-1] == ("total", "", "102,296")

@@ -106,6 +106,10 @@ def _check_page(page: Fields) -> None:
         section.text("title")
         section.text("text")
         _check_optional_text(section, "image")
+        if section.has("chart"):  # a report of an older version has images instead
+            chart = section.object("chart")
+            for name in ("wide", "narrow"):
+                chart.text(name)
         if "table" not in section.values or section.has("table"):
             table = section.object("table")
             table.texts("columns")

@@ -28,6 +28,7 @@ from lookalike.report.page import (
     Page,
     Section,
     Table,
+    chart,
     interval_cells,
     png,
     settings_section,
@@ -145,8 +146,8 @@ def _scores(evaluation: Evaluation) -> Section:
     return Section(
         "Search quality",
         " ".join(filter(None, texts)),
-        png(figures.interval_chart(_bars(evaluation), label)),
-        Table(columns, rows),
+        chart(partial(figures.interval_chart, _bars(evaluation), label)),
+        table=Table(columns, rows),
     )
 
 
@@ -213,8 +214,8 @@ def _variants(evaluation: Evaluation) -> Section:
         "Crops of the query and re-rankings, compared with a plain search over the same queries. "
         "The difference in mAP is paired by query; a variant helps if its whole interval is above "
         "0 (blue bars).",
-        png(figures.interval_chart(bars, f"mAP@{k}; {figures.ERROR_BARS}")),
-        Table(columns, rows),
+        chart(partial(figures.interval_chart, bars, f"mAP@{k}; {figures.ERROR_BARS}")),
+        table=Table(columns, rows),
     )
 
 
@@ -246,8 +247,9 @@ def _search(
         "The encoder turns the query into an embedding. Its distance to the embedding of each "
         "image in the gallery is computed; the nearest images are the hits. The histogram shows "
         f"the distances to {described}.",
-        png(
-            figures.pipeline(
+        chart(
+            partial(
+                figures.pipeline,
                 image,
                 embedding,
                 distances,
@@ -273,7 +275,7 @@ def _best_queries(evaluation: Evaluation, gallery: Gallery) -> Section:
         f"{len(complete):,} of {format_count(len(evaluation.examples), 'query', 'queries')} have "
         f"{outcome}. The query is on the left; below the {title} of each hit is its distance. "
         "Correct hits have a green frame, incorrect ones a red frame.",
-        png(_grid(shown, evaluation, gallery)),
+        image=png(_grid(shown, evaluation, gallery)),
     )
 
 
@@ -288,7 +290,7 @@ def _worst_queries(evaluation: Evaluation, gallery: Gallery) -> Section:
         "Worst queries",
         f"{len(worst):,} of {format_count(len(evaluation.examples), 'query', 'queries')} have "
         f"{outcome}. Those with the most incorrect hits:",
-        png(_grid(worst, evaluation, gallery)),
+        image=png(_grid(worst, evaluation, gallery)),
     )
 
 
@@ -312,8 +314,8 @@ def _confusion(evaluation: Evaluation) -> Section:
     return Section(
         "Confused labels",
         f"Most often: {pairs}." if pairs else "None: all hits have the query's label.",
-        png(figures.confusion(evaluation.labels, evaluation.confusion)),
-        Table(("query \\ hit", *evaluation.labels), rows),
+        chart(partial(figures.confusion, evaluation.labels, evaluation.confusion)),
+        table=Table(("query \\ hit", *evaluation.labels), rows),
     )
 
 
@@ -335,8 +337,8 @@ def _per_label(evaluation: Evaluation) -> Section:
     return Section(
         "Precision by label",
         f"Precision@{evaluation.k} of the queries with each label.",
-        png(figures.scores_per_label(labels, series, f"precision@{evaluation.k}")),
-        Table(("label", "queries", *(name for name, _ in encoders)), rows),
+        chart(partial(figures.scores_per_label, labels, series, f"precision@{evaluation.k}")),
+        table=Table(("label", "queries", *(name for name, _ in encoders)), rows),
     )
 
 
@@ -349,8 +351,8 @@ def _classes(evaluation: Evaluation) -> Section:
     return Section(
         "Images by label",
         "Number of images with each label. Labels are used for evaluation only.",
-        png(figures.class_distribution(gallery, queries)),
-        Table(("label", "gallery", "queries"), rows),
+        chart(partial(figures.class_distribution, gallery, queries)),
+        table=Table(("label", "gallery", "queries"), rows),
     )
 
 
@@ -378,7 +380,7 @@ def _sample(evaluation: Evaluation) -> Iterator[Section]:
     read = [(image, each.label) for each in shown if (image := each.image()) is not None]
     if read:
         grid = image_sheet([image for image, _ in read], [label for _, label in read])
-        yield Section("Sample of the queries", "Evenly spaced in the source.", png(grid))
+        yield Section("Sample of the queries", "Evenly spaced in the source.", image=png(grid))
 
 
 def _settings(evaluation: Evaluation, gallery: Gallery) -> Section:

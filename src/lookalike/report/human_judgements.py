@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from lookalike._version import __version__
@@ -14,8 +15,8 @@ from lookalike.report.page import (
     Page,
     Section,
     Table,
+    chart,
     interval_cells,
-    png,
     write_page,
 )
 
@@ -91,8 +92,8 @@ def _precision(result: JudgementsResult) -> Section:
         "judged, so none of these is a recall. Queries with unfinished judgements or without "
         "results are left out."
         f"{f' No query was judged completely for {unfinished}.' if unfinished else ''}",
-        png(figures.interval_chart(bars, label)),
-        Table((*columns, "agreement"), rows),
+        chart(partial(figures.interval_chart, bars, label)),
+        table=Table((*columns, "agreement"), rows),
     )
 
 
@@ -121,8 +122,8 @@ def _preferences(result: JudgementsResult) -> Section:
         f"Result: {result.verdict()}. A difference is significant if the interval excludes one "
         "half and the two-sided sign test rejects equality (p < 0.05), which takes six queries or "
         "more.",
-        png(figures.interval_chart(bars, label, reference=0.5)),
-        Table((*columns, *more), rows),
+        chart(partial(figures.interval_chart, bars, label, reference=0.5)),
+        table=Table((*columns, *more), rows),
     )
 
 

@@ -6,6 +6,7 @@ import base64
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from lookalike._version import __version__
 from lookalike.artifacts import write_atomically
 from lookalike.evaluation.metrics import Estimate
 from lookalike.gallery.gallery import Gallery
+from lookalike.report.svg import picture
 
 if TYPE_CHECKING:
     from lookalike.report.figures.style import Figure
@@ -24,6 +26,9 @@ SETTINGS = "Settings"
 """The title of the section with the settings, which contains paths."""
 
 INTERVAL = "95 % interval"
+
+_WIDE, _NARROW = 7.5, 3.7
+"""Widths of charts in inches; on a phone of 390 pixels, the text of a narrow one is readable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,20 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart as two SVG documents: for wide windows, and for phones."""
+
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """A heading, a short text, and a figure (PNG, base64) or a table or both."""
+    """A heading, a short text, and a chart or images (PNG, base64), a table or both."""
 
     title: str
     text: str
+    chart: Chart | None = None
     image: str | None = None
     table: Table | None = None
 
@@ -72,6 +86,7 @@ def render_page(page: Page | Mapping[str, Any]) -> str:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["picture"] = picture
     return environment.get_template("report.html").render(page=page)
 
 
@@ -113,6 +128,15 @@ def interval_cells(column: str, estimate: Estimate) -> tuple[tuple[str, str], tu
     return (column, f"{estimate.value:.4f}"), (INTERVAL, interval)
 
 
-def png(figure: Figure | ContactSheet) -> str:
-    """Return a figure as a base64 PNG, for :class:`Section`."""
-    return base64.b64encode(figure.encode("PNG")).decode()
+def chart(draw: partial[Figure]) -> Chart:
+    """Return a chart for :class:`Section`, drawn for wide windows and for phones.
+
+    Args:
+        draw: a function of :mod:`lookalike.report.figures` with its arguments but ``width``.
+    """
+    return Chart(draw(width=_WIDE).svg(), draw(width=_NARROW).svg())
+
+
+def png(sheet: ContactSheet) -> str:
+    """Return images as a base64 PNG, for :class:`Section`."""
+    return base64.b64encode(sheet.encode("PNG")).decode()

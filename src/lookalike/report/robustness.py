@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from lookalike.evaluation.robustness import MEANING, RobustnessResult
@@ -13,6 +14,7 @@ from lookalike.report.page import (
     Page,
     Section,
     Table,
+    chart,
     interval_cells,
     png,
     settings_section,
@@ -71,19 +73,21 @@ def _scores(result: RobustnessResult) -> Section:
         f"truth. The original is the only relevant row, so mAP@{k} is the mean of 1 / rank, and 0 "
         f"beyond rank {k}; other rows at its distance rank before it. Intervals are bootstrapped "
         "over the images.",
-        png(figures.interval_chart(bars, label)),
-        Table(columns, rows),
+        chart(partial(figures.interval_chart, bars, label)),
+        table=Table(columns, rows),
     )
 
 
 def _corruptions(result: RobustnessResult) -> Section:
     strengths = "; ".join(f"{name}: {scores.summary}" for name, scores in result.scores.items())
-    examples = result.examples
+    sheet = rows_sheet(
+        [[(image, name) for name, image in example.items()] for example in result.examples]
+    )
     return Section(
         "Corruptions",
         f"Example images and their corrupted versions. Strengths: {strengths}. Within a range, the "
         "strength is drawn at random for each image.",
-        png(rows_sheet([[(image, name) for name, image in each.items()] for each in examples])),
+        image=png(sheet),
     )
 
 

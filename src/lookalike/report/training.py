@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from lookalike.encoders.onnx import DECODER_FILE, NetworkEncoder
 from lookalike.evaluation.results import Evaluation
 from lookalike.report import figures
-from lookalike.report.page import Section, Table, png
+from lookalike.report.page import Section, Table, chart, png
 from lookalike.search.contact_sheet import rows_sheet
 from lookalike.training.recipe import LOSSES, Recipe
 from lookalike.training.recipes import RECIPES
@@ -61,12 +62,12 @@ def _loss_rank(loss_name: str) -> int:
 def _layers(name: str, recipe: Recipe) -> Section:
     layers = network_layers(recipe)
     rows = [(layer.title, layer.output, f"{layer.parameters:,}") for layer in layers]
+    rows.append(("total", "", f"{sum(layer.parameters for layer in layers):,}"))
     (dim,) = (layer.output for layer in layers if layer.is_embedding)
     return Section(
         f"Network of {name}",
         f"{recipe.summary.partition(';')[0]}; its embedding is {dim}.",
-        png(figures.network_table(name, layers)),
-        Table(("layer", "output shape", "parameters"), rows),
+        table=Table(("layer", "output shape", "parameters"), rows),
     )
 
 
@@ -82,8 +83,8 @@ def _losses(loss_name: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]
         f"{_DESCRIPTIONS.get(loss_name, _CUSTOM)}. Lines are means over a twentieth of an epoch; "
         "points, the legend and the table are means over whole epochs, the last of which is the "
         "training loss that is reported elsewhere.",
-        png(figures.training_curve(curves, loss_name)),
-        Table(("recipe", "epoch", "mean loss", "seconds"), rows),
+        chart(partial(figures.training_curve, curves, loss_name)),
+        table=Table(("recipe", "epoch", "mean loss", "seconds"), rows),
     )
 
 
@@ -103,7 +104,7 @@ def _reconstructions(
         "Reconstructions",
         "Queries, and their reconstruction from the embedding by each autoencoder. A good "
         "reconstruction does not imply good search quality.",
-        png(rows_sheet(drawn, ["original", *decoded])),
+        image=png(rows_sheet(drawn, ["original", *decoded])),
     )
 
 

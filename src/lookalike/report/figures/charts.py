@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -9,20 +10,45 @@ from typing import Self
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from lookalike.evaluation.metrics import Estimate
-from lookalike.report.figures.style import HIGHLIGHT, MUTED, PALETTE, STYLE, Figure
+from lookalike.report.figures.style import (
+    GRID,
+    HIGHLIGHT,
+    INCORRECT,
+    MUTED,
+    PALETTE,
+    STYLE,
+    Figure,
+)
 from lookalike.search.contact_sheet import INK, check_some
-from lookalike.training.recipe import Layer
 
 ERROR_BARS = "error bars: 95 % confidence interval"
 """The part of an axis label that explains the intervals."""
 
-_LEGEND_CHARACTERS = 90
+WIDTH = 7.5
+"""The width of a chart in inches, by default; below ``_NARROW``, it is laid out for a phone."""
+
+_NARROW = 5.0
+_LEGEND_CHARACTERS = 12
+"""Characters of a legend in an inch of a chart's width; labels of axes have fewer."""
+
+_LABEL_CHARACTERS = 10
 _MARKER_CHARACTERS = 8
-"""Width of a legend and of its markers, in characters."""
+_NAME_CHARACTERS = 18
+"""Characters in a line of a bar's name, in a narrow chart."""
+
+_TICK_INCHES = 0.13
+"""Of a label along the x axis that is turned by 90 degrees."""
+
+_MAX_CELLS = 40
+"""Labels of a confusion matrix that is drawn cell by cell; more are an image inside the chart."""
+
+_SHADES = LinearSegmentedColormap.from_list("incorrect", [f"{INCORRECT}18", INCORRECT], N=32)
+"""From nearly transparent to a color, so that the background is that of the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +107,15 @@ class TrainingCurve:
     epochs: NDArray[np.float64]
 
 
-def class_distribution(gallery: Mapping[str, int], queries: Mapping[str, int]) -> Figure:
+def class_distribution(
+    gallery: Mapping[str, int], queries: Mapping[str, int], *, width: float = WIDTH
+) -> Figure:
     """Draw the number of images with each label in the gallery and among the queries."""
     check_some(gallery=gallery)
     labels = sorted({*gallery, *queries})
     place = np.arange(len(labels))
     with mpl.rc_context(STYLE):
-        figure = _chart((7.5, 2.9))
+        figure = _chart((width, 2.9))
         ax = figure.subplots()
         for offset, counts, name, color in (
             (-0.2, gallery, "gallery", HIGHLIGHT),
@@ -96,63 +124,26 @@ def class_distribution(gallery: Mapping[str, int], queries: Mapping[str, int]) -
             heights = [counts.get(label, 0) for label in labels]
             bars = ax.bar(place + offset, heights, 0.4, label=name, color=color)
             if len(labels) <= 12:
-                ax.bar_label(bars, fmt="{:,.0f}", fontsize=6.5, padding=1)
-        _label_ticks(ax, place, labels)
+                turned = 90 if width < _NARROW and len(labels) > 4 else 0
+                ax.bar_label(bars, fmt="{:,.0f}", fontsize=6.5, padding=1, rotation=turned)
+        _label_ticks(ax, place, labels, width)
         ax.set_xlabel("label")
         ax.set_ylabel("number of images")
-        ax.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.17))
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
-def network_table(name: str, layers: Sequence[Layer]) -> Figure:
-    """Draw a network as a table of layers with output shape and number of parameters.
-
-    The layer whose output is the embedding is bold.
-    """
-    check_some(layers=layers)
-    total = sum(layer.parameters for layer in layers)
-    cells = [
-        [layer.title, layer.output, f"{layer.parameters:,}" if layer.parameters else ""]
-        for layer in layers
-    ]
-    bold_rows = {0, *(row for row, layer in enumerate(layers, 1) if layer.is_embedding)}
-    with mpl.rc_context(STYLE):
-        figure = _chart((7.5, 0.32 * len(layers) + 0.95))
-        ax = figure.subplots()
-        ax.axis("off")
-        ax.set_title(f"{name}: {total:,} parameters", loc="left")
-        table = ax.table(
-            [*cells, ["", "total", f"{total:,}"]],
-            colLabels=["layer", "output shape", "parameters"],
-            colWidths=[0.58, 0.24, 0.18],
-            loc="upper center",
-            cellLoc="left",
-            colLoc="left",
-        )
-        table.auto_set_font_size(False)
-        table.set_fontsize(8.5)
-        table.scale(1, 1.35)
-        for (row, column), cell in table.get_celld().items():
-            cell.set_edgecolor("#dddddd")
-            cell.visible_edges = "B"
-            cell.PAD = 0.02
-            if column == 2:
-                cell.set_text_props(ha="right")
-            if row in bold_rows:
-                cell.set_text_props(weight="bold")
-    return figure
-
-
-def training_curve(curves: Sequence[TrainingCurve], loss: str) -> Figure:
+def training_curve(curves: Sequence[TrainingCurve], loss: str, *, width: float = WIDTH) -> Figure:
     """Draw training losses: a line per recipe, a point per epoch, and the last epoch's mean.
 
     Args:
         curves: in the order of the legend.
         loss: the name of the loss with its unit, for the axis.
+        width: in inches.
     """
     check_some(curves=curves)
     with mpl.rc_context(STYLE):
-        figure = _chart((7.5, 2.9))
+        figure = _chart((width, 2.9 + 0.17 * len(curves)))
         ax = figure.subplots()
         for number, curve in enumerate(curves):
             color = PALETTE[number % len(PALETTE)]
@@ -163,79 +154,104 @@ def training_curve(curves: Sequence[TrainingCurve], loss: str) -> Figure:
         ax.set_ylim(bottom=0)
         ax.set_xlabel("epochs")
         ax.set_ylabel(loss)
-        ax.legend(frameon=False)
+        figure.legend(loc="outside upper left", frameon=False)
     return figure
 
 
-def confusion(labels: Sequence[str], counts: NDArray[np.int64]) -> Figure:
+def confusion(
+    labels: Sequence[str], counts: NDArray[np.int64], *, width: float | None = None
+) -> Figure:
     """Draw a confusion matrix of the queries' and the hits' labels, in percent of each row.
 
     Args:
         labels: names of rows and columns.
         counts: ``(labels, labels)`` hits, by label of the query (row) and of the hit (column).
+        width: in inches; by default, as wide as the labels need.
     """
     check_some(labels=labels)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    incorrect = np.ma.masked_array(share, np.eye(len(labels), dtype=bool))
-    darkest = incorrect.max() if len(labels) > 1 else 0.0
-    size = max(3.6, 0.46 * len(labels) + 1.4)
+    incorrect = np.ma.masked_array(share, np.eye(len(labels), dtype=bool) | (share == 0))
+    side = max(3.6, 0.46 * len(labels) + 1.4)
+    size = (side + 0.8, side) if width is None else (width, min(width, side + 0.8))
+    narrow = width is not None and width < _NARROW
     with mpl.rc_context({**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
-        figure = _chart((size + 0.8, size))
+        figure = _chart((size[0], size[1] + 0.7 * narrow))
         ax = figure.subplots()
-        picture = ax.imshow(incorrect, cmap="Reds", vmin=0)
-        for y, x in np.ndindex(share.shape):
-            if len(labels) <= 20 and (x == y or share[y, x] >= 0.05):
-                dark = x != y and share[y, x] > 0.6 * darkest
-                text = f"{share[y, x]:.1f}"
-                ax.text(
-                    x, y, text, ha="center", va="center", fontsize=7, color="w" if dark else INK
-                )
-        _label_ticks(ax, np.arange(len(labels)), labels)
+        many = len(labels) > _MAX_CELLS
+        cells = ax.pcolormesh(incorrect, cmap=_SHADES, vmin=0, shading="nearest", rasterized=many)
+        ax.set_aspect("equal")
+        ax.invert_yaxis()
+        ax.set_facecolor("none")
+        if len(labels) <= (12 if narrow else 20):
+            _write_shares(ax, share, decimals=0 if narrow else 1)
+        _label_ticks(ax, np.arange(len(labels)), labels, size[0])
         ax.set_yticks(range(len(labels)), labels)
         ax.tick_params(length=0)
         ax.set_xlabel("label of the hit")
         ax.set_ylabel("label of the query")
         figure.colorbar(
-            picture, ax=ax, label="incorrect hits, % of the query label's hits", shrink=0.75
+            cells,
+            ax=ax,
+            label=_wrap("incorrect hits, % of the query label's hits", size[0]),
+            location="bottom" if narrow else "right",
+            shrink=0.75,
         )
     return figure
 
 
-def scores_per_label(labels: Sequence[str], series: Sequence[Series], score: str) -> Figure:
+def _write_shares(ax: Axes, share: NDArray[np.float64], decimals: int) -> None:
+    """Write the share of each cell of a confusion matrix, in percent, that is not 0."""
+    least = 0.5 * 10.0**-decimals
+    off_diagonal = share[~np.eye(len(share), dtype=bool)]
+    darkest = off_diagonal.max(initial=0.0)
+    for y, x in np.ndindex(share.shape):
+        if x == y or share[y, x] >= least:
+            color = "w" if x != y and share[y, x] > 0.6 * darkest else INK
+            text = f"{share[y, x]:.{decimals}f}"
+            ax.text(x, y, text, ha="center", va="center", fontsize=7, color=color)
+
+
+def scores_per_label(
+    labels: Sequence[str], series: Sequence[Series], score: str, *, width: float = WIDTH
+) -> Figure:
     """Draw the score of each label's queries, with one marker per encoder.
 
     Args:
         labels: along the x axis.
         series: the encoders' scores, in the order of the legend; the highlighted one is on top.
         score: the name of the score, for the y axis.
+        width: in inches.
     """
     check_some(labels=labels, series=series)
     place = np.arange(len(labels))
     with mpl.rc_context(STYLE):
-        figure = _chart((7.5, 3.6))
+        figure = _chart((width, 3.6))
         ax = figure.subplots()
         styles = iter(zip("s^vDP<>", PALETTE, strict=True))
         for each in series:
             marker, color = ("o", HIGHLIGHT) if each.highlight else next(styles, ("x", MUTED))
             size, layer = (8, 3) if each.highlight else (5, 2)
             ax.plot(place, each.values, marker, color=color, ms=size, label=each.name, zorder=layer)
-        _label_ticks(ax, place, labels)
+        _label_ticks(ax, place, labels, width)
         ax.set_xlabel("label of the query")
         ax.set_ylabel(score)
-        ax.grid(axis="y", color="#eeeeee")
+        ax.grid(axis="y", color=GRID)
         longest = max(len(each.name) for each in series) + _MARKER_CHARACTERS
-        columns = min(len(series), max(1, _LEGEND_CHARACTERS // longest))
+        columns = min(len(series), max(1, int(_LEGEND_CHARACTERS * width) // longest))
         figure.legend(loc="outside upper center", ncols=columns, frameon=False)
     return figure
 
 
-def interval_chart(bars: Sequence[Bar], label: str, *, reference: float | None = None) -> Figure:
+def interval_chart(
+    bars: Sequence[Bar], label: str, *, reference: float | None = None, width: float = WIDTH
+) -> Figure:
     """Draw values in [0, 1] as horizontal bars with confidence intervals.
 
     Args:
         bars: from top to bottom; each is annotated with its value.
         label: of the value axis.
         reference: position of a dotted vertical line.
+        width: in inches.
     """
     check_some(bars=bars)
     values = np.array([bar.value for bar in bars])
@@ -243,13 +259,19 @@ def interval_chart(bars: Sequence[Bar], label: str, *, reference: float | None =
     below = np.maximum(values - [bar.low for bar in bars], 0)
     above = np.maximum([bar.high for bar in bars] - values, 0)
     place = np.arange(len(bars))  # two bars may have the same name
+    label = "\n".join(_wrap(line, width) for line in label.split("\n"))
     lines = label.count("\n") + 1
+    names = [bar.name for bar in bars]
+    if width < _NARROW:
+        names = [textwrap.fill(name, _NAME_CHARACTERS) for name in names]
+    name_lines = max(name.count("\n") + 1 for name in names)
+    height = max(0.34, 0.17 * name_lines) * len(bars) + 0.65 + 0.15 * lines
     with mpl.rc_context(STYLE):
-        figure = _chart((7.5, 0.34 * len(bars) + 0.65 + 0.15 * lines))
+        figure = _chart((width, height))
         ax = figure.subplots()
         colors = [HIGHLIGHT if bar.highlight else MUTED for bar in bars]
         ax.barh(place, values, xerr=[below, above], color=colors, ecolor=INK, height=0.7)
-        ax.set_yticks(place, [bar.name for bar in bars])
+        ax.set_yticks(place, names)
         ax.invert_yaxis()
         for y, (end, value) in enumerate(zip(values + above, values, strict=True)):
             ax.text(end + 0.006, y, f"{value:.4f}", va="center", fontsize=8)
@@ -299,14 +321,21 @@ def quality_by_speed(points: Sequence[TradeOff], quality: str) -> Figure:
     return figure
 
 
-def _label_ticks(ax: Axes, place: NDArray[np.int64], labels: Sequence[str]) -> None:
-    """Write labels along the x axis, rotated if they are long or many."""
-    if len(labels) > 30:
-        ax.set_xticks(place, labels, rotation=90, fontsize=6.5)
+def _label_ticks(ax: Axes, place: NDArray[np.int64], labels: Sequence[str], width: float) -> None:
+    """Write labels along the x axis, rotated if they are long or many; not all if too many."""
+    narrow = width < _NARROW
+    if len(labels) > (15 if narrow else 30):
+        step = int(np.ceil(len(labels) * _TICK_INCHES / (width - 1)))
+        ax.set_xticks(place[::step], labels[::step], rotation=90, fontsize=6.5)
     elif max(map(len, labels)) > 3:
         ax.set_xticks(place, labels, rotation=35, ha="right", rotation_mode="anchor")
     else:
         ax.set_xticks(place, labels)
+
+
+def _wrap(label: str, width: float) -> str:
+    """Break the label of an axis into lines that fit a chart of this width in inches."""
+    return textwrap.fill(label, int(_LABEL_CHARACTERS * width))
 
 
 def _chart(size: tuple[float, float]) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -17,6 +17,8 @@ from lookalike.search.contact_sheet import INK, check_some
 from lookalike.search.hits import Hits
 from lookalike.types import Embeddings, Hit, ImageArray
 
+_NARROW = 6.0
+
 
 def pipeline(
     query: ImageArray,
@@ -24,6 +26,8 @@ def pipeline(
     distances: NDArray[np.float64],
     results: Hits,
     hit_titles: Sequence[str] | None = None,
+    *,
+    width: float = 10,
 ) -> Figure:
     """Draw the stages of one search: image, embedding, distances to all rows, nearest rows.
 
@@ -33,16 +37,14 @@ def pipeline(
         distances: ``(rows,)``, to all rows of the gallery, or to a sample.
         results: the hits, at least one.
         hit_titles: the title of each hit; by default its label or, without one, its id.
+        width: in inches; narrow ones have the hits in a second line.
     """
     check_some(results=results)
     shown = min(4, len(results))
     titles = hit_titles or [_hit_title(hit) for hit in results]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 2.6))
-        names: list[Any] = ["query", "embedding", "all", *(f"hit{i}" for i in range(shown))]
-        grid = {"left": 0.01, "right": 0.99, "top": 0.72, "bottom": 0.2, "wspace": 0.35}
-        ratios = [1, 1, 2, *[0.8] * shown]
-        parts = figure.subplot_mosaic([names], width_ratios=ratios, gridspec_kw=grid)
+        hits = [f"hit{i}" for i in range(shown)]
+        figure, parts = _parts(width, hits)
         _picture(parts["query"], query, "")
         parts["query"].set_title("1  query", fontsize=9)
         side = int(np.ceil(np.sqrt(embedding.size)))
@@ -62,13 +64,36 @@ def pipeline(
         for i, image in enumerate(results[:shown].images()):
             title = f"{_shorten_title(titles[i])}\n{format_distance(results[i].distance)}"
             _picture(parts[f"hit{i}"], image, title)
-        left = parts["hit0"].get_position().x0
         nearest = "nearest row" if len(results) == 1 else f"{len(results)} nearest rows"
         omitted = f" ({shown} shown)" if shown < len(results) else ""
-        figure.text(left, 0.92, f"4  hits: the {nearest}{omitted}")
-        for one, other in (("query", "embedding"), ("embedding", "all"), ("all", "hit0")):
+        box = parts["hit0"].get_position()
+        above = 0.5 / figure.get_figheight()  # half an inch
+        figure.text(box.x0, box.y1 + above, f"4  hits: the {nearest}{omitted}")
+        stages = ["query", "embedding", "all"] + ["hit0"] * (width >= _NARROW)
+        for one, other in pairwise(stages):
             _arrow(figure, parts[one], parts[other])
     return figure
+
+
+def _parts(width: float, hits: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
+    """Return a figure of this width in inches with axes for the stages and for each hit."""
+    if width < _NARROW:
+        figure = Figure(figsize=(width, 3.7))
+        above = figure.add_gridspec(
+            1, 3, left=0.01, right=0.97, top=0.87, bottom=0.6, wspace=0.4, width_ratios=(1, 1, 1.5)
+        )
+        below = figure.add_gridspec(1, 4, left=0.01, right=0.97, top=0.25, bottom=0.01, wspace=0.2)
+        cells = [above[i] for i in range(3)] + [below[i] for i in range(len(hits))]
+    else:
+        figure = Figure(figsize=(width, 2.6))
+        ratios = (1, 1, 2, *[0.8] * len(hits))
+        line = figure.add_gridspec(
+            1, len(ratios), left=0.01, right=0.99, top=0.72, bottom=0.2, wspace=0.35,
+            width_ratios=ratios,
+        )  # fmt: skip
+        cells = [line[i] for i in range(len(ratios))]
+    names = ("query", "embedding", "all", *hits)
+    return figure, {name: figure.add_subplot(cell) for name, cell in zip(names, cells, strict=True)}
 
 
 def _hit_title(hit: Hit) -> str:
