@@ -1002,7 +1002,8 @@ def test_images_to_label_are_enlarged(tab: Open) -> None:
     page.wait_for_selector("#lightbox .stage:not([aria-busy])")
     title = page.inner_text("#lightbox h2")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(f"document.querySelector('#lightbox h2').textContent !== '{title}'")
+    changed = "(title) => document.querySelector('#lightbox h2').textContent !== title"
+    page.wait_for_function(changed, arg=title)
     screenshot(page, "label-lightbox")
     page.keyboard.press("x")
     page.keyboard.press("Escape")

@@ -7,9 +7,10 @@ import { fetchBlob, setSource } from "./images.js";
 import { isEnlarged } from "./items.js";
 import { t } from "./texts.js";
 
+// By kind of task: the key, the title and the judgement of each choice.
 const CHOICES = {
-  hits: { r: [t("relevant"), true], n: [t("not-relevant"), false] },
-  sets: { 1: [t("left-better"), "left"], 2: [t("right-better"), "right"], 0: [t("tie"), "neither"] },
+  hits: [["r", t("relevant"), true], ["n", t("not-relevant"), false]],
+  sets: [["1", t("left-better"), "left"], ["2", t("right-better"), "right"], ["0", t("tie"), "neither"]],
 };
 
 let gallery, stage, settings, tasks, judgements, galleries, currentView;
@@ -100,8 +101,7 @@ async function showNext() {
   const content = await renderTask(task);
   if (view !== currentView) return;
   stage.replaceChildren(content);
-  const choices = Object.entries(CHOICES[settings.kind]);
-  buttons.replaceChildren(...choices.map(([key, [title, value]]) => button(`${title} (${key.toUpperCase()})`, () => judge(value))), button(t("undo"), undo));
+  buttons.replaceChildren(...CHOICES[settings.kind].map(([key, title, value]) => button(`${title} (${key.toUpperCase()})`, () => judge(value))), button(t("undo"), undo));
   preload(tasks[judgements.length + 1]);
 }
 
@@ -162,8 +162,8 @@ function onKeyDown(event) {
   if (!tasks || find("#judging").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
   const key = event.key.toLowerCase();
   if (key === "u") return undo();
-  const choice = CHOICES[settings.kind][key];
-  if (choice && judgements.length < tasks.length) judge(choice[1]);
+  const choice = CHOICES[settings.kind].find(([each]) => each === key);
+  if (choice && judgements.length < tasks.length) judge(choice[2]);
 }
 
 // ---- storage ---------------------------------------------------------------------------------

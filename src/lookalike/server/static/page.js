@@ -19,6 +19,7 @@ async function start() {
     apiKey.clear();
     location.reload();
   });
+  document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // on phones
   const { page } = main.dataset;
   if (page === "sign-in") await signIn(main);
   else if (page in pageModules) await (await pageModules[page]()).start(main);
