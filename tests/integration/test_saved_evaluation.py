@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,12 @@ import pytest
 from PIL import Image
 
 import lookalike as la
+from lookalike.artifacts import with_checksum
 from lookalike.encoders.registry import open_encoder
 from lookalike.errors import ArtifactError, FormatVersionError, ReplacedError
 from lookalike.evaluation.saved import FILE, load_saved_evaluation, save_evaluation
 from lookalike.gallery.gallery import Gallery
+from lookalike.report.page import render_page
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
 from tests.integration.test_cli import lookalike, run
@@ -53,6 +58,52 @@ def test_the_saved_evaluation_is_the_measured_one(work: Path) -> None:
     assert [path.name for path in gallery.path.iterdir() if "evaluation" in path.name] == [
         FILE.name
     ]
+
+
+def rewrite(gallery: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the sections with a chart of a saved evaluation."""
+    path = gallery / FILE.name
+    document = json.loads(path.read_text())
+    del document["checksum"]
+    for section in document["page"]["sections"]:
+        if section["chart"] is not None:
+            change(section)
+    path.write_text(json.dumps(with_checksum(document)))
+
+
+def test_a_report_with_images_of_its_charts_is_still_shown(work: Path) -> None:
+    """An older version drew them, and knew no charts."""
+    run("evaluate", "g.gallery", "--save", cwd=work)
+
+    def drawn_as_image(section: dict[str, Any]) -> None:
+        assert set(section.pop("chart")) == {"wide", "narrow"}
+        section["image"] = "aW1hZ2U="
+
+    gallery = Gallery.open(work / "g.gallery")
+    saved = load_saved_evaluation(gallery)
+    assert saved is not None
+    charts = render_page(saved.page).count("<picture")
+    assert charts >= 3
+    rewrite(gallery.path, drawn_as_image)
+    saved = load_saved_evaluation(Gallery.open(work / "g.gallery"))
+    assert saved is not None
+    page = render_page(saved.page)
+    assert page.count("data:image/png;base64,aW1hZ2U=") == charts
+    assert "<picture" not in page
+
+
+def test_a_chart_of_somebody_else_cannot_leave_its_image(work: Path) -> None:
+    run("evaluate", "g.gallery", "--save", cwd=work)
+    hostile = '"><script>alert(1)</script><svg onload="'
+    rewrite(work / "g.gallery", lambda section: section["chart"].update(wide=hostile))
+    saved = load_saved_evaluation(Gallery.open(work / "g.gallery"))
+    assert saved is not None
+    assert not re.search("<script|onload", render_page(saved.page))
+    wrongs: tuple[Any, ...] = {"wide": ""}, {"wide": 3, "narrow": ""}, []
+    for wrong in wrongs:
+        rewrite(work / "g.gallery", partial(dict.update, chart=wrong))
+        with pytest.raises(ArtifactError, match="evaluate again"):
+            load_saved_evaluation(Gallery.open(work / "g.gallery"))
 
 
 def test_changes_of_the_gallery_make_it_stale(work: Path) -> None:

@@ -342,6 +342,8 @@ def test_saved_evaluation_is_served_without_file_paths(
         page = served.request("GET", "/g/a/report")[1].decode()
         assert report["summary"] in html.unescape(page)
         assert "data:image/png;base64," in page
+        assert page.count("<picture") == page.count('media="(max-width: 36rem)"') >= 3
+        assert "style=" not in page  # the policy of the page refuses them
         response, body = served.request("GET", "/v1/galleries/a/evaluation/report")
         alone = body.decode()
         policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"

@@ -129,7 +129,7 @@ def test_bars_are_drawn_with_values_and_intervals() -> None:
     figure = figures.interval_chart(bars, "R@1", reference=0.5)
     assert png_size(figure) > 3_000
     ax = axes_of(figure)
-    assert ax.get_xlabel() == "R@1"
+    assert figure.get_supxlabel() == "R@1"
     assert tick_labels(ax, "y") == ["ours", "theirs", "theirs"]
     assert ax.yaxis_inverted()
     assert bar_widths(ax) == [0.75, 0.25, 0.125]

@@ -12,7 +12,8 @@ from lookalike.evaluation.results import Evaluation
 from lookalike.gallery.derived import EVALUATION, DerivedFile, Origin, Saved
 from lookalike.gallery.gallery import Gallery
 
-_IMAGE = "image"
+_IMAGE, _CHART = "image", "<svg"
+"""The field of an image, and how a chart begins: both have labels and names, and no paths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +149,7 @@ def _without_paths(value: Any, names: Mapping[str, str]) -> Any:
         }
     if isinstance(value, list | tuple):
         return [_without_paths(inner, names) for inner in value]
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value.startswith(_CHART):
         return value
     for path, name in names.items():
         value = value.replace(path, name)

@@ -47,6 +47,7 @@ _ROOT: Final = {
 _COLOR = re.compile('(?<=(?:fill|roke)=")#[0-9a-f]{6}(?=")')
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
+_COMMAND = re.compile(" ?([A-Za-z]) ?")
 _REFERENCE = re.compile(r"(?:^|(?<=url\())#([^)]*)")
 _FONT = re.compile(r"(?:(?P<weight>bold|[1-9]00) )?(?P<size>[\d.]+px)")
 
@@ -62,6 +63,10 @@ def compact_svg(document: str) -> str:
     references = [name for element in root.iter() for name in _references(element)]
     names = {name: f"n{number}" for number, name in enumerate(dict.fromkeys(references))}
     (root,) = _compact(root, names)
+    markers = {path.get("id") for path in root.iter("path") if path.get("stroke")}
+    for use in root.iter("use"):
+        if use.attrib["href"].removeprefix("#") in markers:  # the marker's own stroke counts
+            use.attrib = {k: v for k, v in use.items() if not k.startswith("stroke")}
     _, _, width, height = root.attrib["viewBox"].split()
     root.attrib = {**_ROOT, "viewBox": root.attrib["viewBox"], "width": width, "height": height}
     return ElementTree.tostring(root, encoding="unicode")
@@ -91,13 +96,30 @@ def _compact(element: Element, names: dict[str, str]) -> list[Element]:
     element.attrib = attributes
     if attributes.get("fill") == "none" and not {"stroke", "id"} & attributes.keys():
         return []  # invisible, such as the masked cells of a matrix
-    children = [kept for child in element for kept in _compact(child, names)]
+    children = _join([kept for child in element for kept in _compact(child, names)])
     element[:] = children
     if element.tag != "text":
         element.text = None
     if element.tag == "g" and not element.attrib:
         return children
     return [] if element.tag in ("g", "defs") and not children else [element]
+
+
+def _join(elements: list[Element]) -> list[Element]:
+    """Return elements with neighboring areas of one color, such as bars, as one path."""
+    joined: list[Element] = []
+    for element in elements:
+        last = joined[-1] if joined else element
+        areas = element.tag == last.tag == "path" and not {"id", "stroke"} & element.attrib.keys()
+        if (
+            last is not element
+            and areas
+            and {**last.attrib, "d": ""} == {**element.attrib, "d": ""}
+        ):
+            last.attrib["d"] += element.attrib["d"]
+        else:
+            joined.append(element)
+    return joined
 
 
 def _declarations(style: str) -> dict[str, str]:
@@ -116,7 +138,8 @@ def _shorten(key: str, value: str, names: dict[str, str]) -> str:
         return re.sub(r"\s", "", value)
     if key in ("href", "clip-path"):
         return _REFERENCE.sub(lambda match: f"#{names[match[1]]}", value)
-    return _DECIMALS.sub(r"\1", " ".join(value.split()))
+    shorter = _DECIMALS.sub(r"\1", " ".join(value.split()))
+    return _COMMAND.sub(r"\1", shorter) if key == "d" else shorter
 
 
 def _local(name: str) -> str:
@@ -153,5 +176,5 @@ def picture(wide: str, narrow: str, title: str) -> Markup:
 
 
 def _data_uri(document: str) -> str:
-    encoded = base64.b64encode(document.encode(errors="replace")).decode()
+    encoded = base64.b64encode(document.encode()).decode()
     return f"data:image/svg+xml;base64,{encoded}"

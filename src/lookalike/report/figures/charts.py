@@ -33,10 +33,9 @@ WIDTH = 7.5
 """The width of a chart in inches, by default; below ``_NARROW``, it is laid out for a phone."""
 
 _NARROW = 5.0
-_LEGEND_CHARACTERS = 12
-"""Characters of a legend in an inch of a chart's width; labels of axes have fewer."""
+_CHARACTERS = 12
+"""Characters in an inch of a legend, or of the label of an axis."""
 
-_LABEL_CHARACTERS = 10
 _MARKER_CHARACTERS = 8
 _NAME_CHARACTERS = 18
 """Characters in a line of a bar's name, in a narrow chart."""
@@ -44,8 +43,10 @@ _NAME_CHARACTERS = 18
 _TICK_INCHES = 0.13
 """Of a label along the x axis that is turned by 90 degrees."""
 
-_MAX_CELLS = 40
+_MAX_CELLS = 12
 """Labels of a confusion matrix that is drawn cell by cell; more are an image inside the chart."""
+
+_SHARE = "incorrect hits, % of the query label's hits"
 
 _SHADES = LinearSegmentedColormap.from_list("incorrect", [f"{INCORRECT}18", INCORRECT], N=32)
 """From nearly transparent to a color, so that the background is that of the page."""
@@ -142,14 +143,18 @@ def training_curve(curves: Sequence[TrainingCurve], loss: str, *, width: float =
         width: in inches.
     """
     check_some(curves=curves)
+    labels = [
+        _wrap(f"{curve.name} (last epoch: mean {curve.epochs[-1, 1]:.5f})", width - 0.7)
+        for curve in curves
+    ]
+    lines = sum(label.count("\n") + 1 for label in labels)
     with mpl.rc_context(STYLE):
-        figure = _chart((width, 2.9 + 0.17 * len(curves)))
+        figure = _chart((width, 2.9 + 0.17 * lines))
         ax = figure.subplots()
         for number, curve in enumerate(curves):
             color = PALETTE[number % len(PALETTE)]
-            label = f"{curve.name} (last epoch: mean {curve.epochs[-1, 1]:.5f})"
             ax.plot(*curve.points.T, color=color, alpha=0.6)
-            ax.plot(*curve.epochs.T, "o", color=color, label=label, markersize=4)
+            ax.plot(*curve.epochs.T, "o", color=color, label=labels[number], markersize=4)
         ax.set_xlim(left=0)
         ax.set_ylim(bottom=0)
         ax.set_xlabel("epochs")
@@ -172,8 +177,10 @@ def confusion(
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     incorrect = np.ma.masked_array(share, np.eye(len(labels), dtype=bool) | (share == 0))
     side = max(3.6, 0.46 * len(labels) + 1.4)
-    size = (side + 0.8, side) if width is None else (width, min(width, side + 0.8))
     narrow = width is not None and width < _NARROW
+    size = (side + 0.8, side)
+    if width is not None:
+        size = (width, min(side, width if narrow else width - 0.8))
     with mpl.rc_context({**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
         figure = _chart((size[0], size[1] + 0.7 * narrow))
         ax = figure.subplots()
@@ -185,14 +192,16 @@ def confusion(
         if len(labels) <= (12 if narrow else 20):
             _write_shares(ax, share, decimals=0 if narrow else 1)
         _label_ticks(ax, np.arange(len(labels)), labels, size[0])
-        ax.set_yticks(range(len(labels)), labels)
+        step = int(np.ceil(len(labels) * _TICK_INCHES / (size[0] - 1)))
+        small = len(labels) > (15 if narrow else 30)
+        ax.set_yticks(range(0, len(labels), step), labels[::step], fontsize=6.5 if small else 9)
         ax.tick_params(length=0)
         ax.set_xlabel("label of the hit")
         ax.set_ylabel("label of the query")
         figure.colorbar(
             cells,
             ax=ax,
-            label=_wrap("incorrect hits, % of the query label's hits", size[0]),
+            label="incorrect hits, % of\nthe query label's hits" if narrow else _SHARE,
             location="bottom" if narrow else "right",
             shrink=0.75,
         )
@@ -225,19 +234,22 @@ def scores_per_label(
     check_some(labels=labels, series=series)
     place = np.arange(len(labels))
     with mpl.rc_context(STYLE):
-        figure = _chart((width, 3.6))
+        names = [_wrap(each.name, width - 0.7) for each in series]
+        longest = max(len(line) for name in names for line in name.split("\n"))
+        longest += _MARKER_CHARACTERS
+        columns = min(len(series), max(1, int(_CHARACTERS * width) // longest))
+        lines = -(-sum(name.count("\n") + 1 for name in names) // columns)
+        figure = _chart((width, 3.2 + 0.17 * lines))
         ax = figure.subplots()
         styles = iter(zip("s^vDP<>", PALETTE, strict=True))
-        for each in series:
+        for each, name in zip(series, names, strict=True):
             marker, color = ("o", HIGHLIGHT) if each.highlight else next(styles, ("x", MUTED))
             size, layer = (8, 3) if each.highlight else (5, 2)
-            ax.plot(place, each.values, marker, color=color, ms=size, label=each.name, zorder=layer)
+            ax.plot(place, each.values, marker, color=color, ms=size, label=name, zorder=layer)
         _label_ticks(ax, place, labels, width)
         ax.set_xlabel("label of the query")
         ax.set_ylabel(score)
         ax.grid(axis="y", color=GRID)
-        longest = max(len(each.name) for each in series) + _MARKER_CHARACTERS
-        columns = min(len(series), max(1, int(_LEGEND_CHARACTERS * width) // longest))
         figure.legend(loc="outside upper center", ncols=columns, frameon=False)
     return figure
 
@@ -278,8 +290,8 @@ def interval_chart(
         if reference is not None:
             ax.axvline(reference, color=INK, linewidth=0.8, linestyle=":")
         ax.set_xlim(0, 1.09)
-        ax.set_xticks(np.linspace(0, 1, 6))
-        ax.set_xlabel(label)
+        ax.set_xticks(np.linspace(0, 1, 6 if width >= _NARROW else 3))
+        figure.supxlabel(label, fontsize="medium")  # names may leave the axes no room for it
     return figure
 
 
@@ -335,7 +347,7 @@ def _label_ticks(ax: Axes, place: NDArray[np.int64], labels: Sequence[str], widt
 
 def _wrap(label: str, width: float) -> str:
     """Break the label of an axis into lines that fit a chart of this width in inches."""
-    return textwrap.fill(label, int(_LABEL_CHARACTERS * width))
+    return textwrap.fill(label, int(_CHARACTERS * width))
 
 
 def _chart(size: tuple[float, float]) -> Figure:
