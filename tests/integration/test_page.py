@@ -14,6 +14,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,12 +25,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import lookalike as la
 from lookalike.download import NpmPackage
 from lookalike.encoders.registry import open_encoder
+from lookalike.evaluation.saved import save_evaluation
 from lookalike.explore import build_map
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
 from lookalike.labels import save_session, suggest
+from lookalike.report.evaluation import report_page
 from lookalike.server.api_keys import add_key, read_keys
 from lookalike.server.limits import Limits
 from lookalike.server.settings import LOOPBACK, ServeSettings
@@ -90,6 +94,10 @@ def site(
     for name, count in (("shop", 18), ("other", 6)):  # 6: one group of all colors
         graph = neighbor_graph(galleries[name])
         save_session(galleries[name], graph, suggest(graph, count), None)
+    evaluation = la.evaluate(galleries["other"])
+    save_evaluation(
+        evaluation, galleries["other"], asdict(report_page(evaluation, galleries["other"]))
+    )
     galleries["empty"] = Gallery.create(folder / "empty.gallery", encoder=galleries["shop"].encoder)
     with serving(galleries) as served:
         yield served
@@ -640,6 +648,32 @@ def test_errors_are_shown(tab: Open, tmp_path: Path, colors: Path) -> None:
     assert "Not evaluated yet" in page.inner_text("main")
 
 
+CHARTS = """() => [...document.querySelectorAll('.report picture img')].map(image => ({
+  document: atob(image.currentSrc.split(',')[1]), ratio: image.naturalWidth / image.naturalHeight,
+  left: image.getBoundingClientRect().left, right: image.getBoundingClientRect().right,
+  scale: image.getBoundingClientRect().width / image.naturalWidth,
+}))"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 820, 1440])
+def test_charts_follow_the_color_scheme_and_are_readable(
+    tab: Open, width: int, scheme: str
+) -> None:
+    page = tab("/g/other/report", color_scheme=scheme, viewport={"width": width, "height": 900})
+    charts = page.evaluate(CHARTS)
+    assert len(charts) >= 4
+    for chart in charts:
+        assert chart["left"] >= 0
+        assert chart["right"] <= width
+        assert ('"#e6e6e6"' in chart["document"]) == (scheme == "dark")
+        assert ('"#222222"' in chart["document"]) == (scheme == "light")
+        sizes = map(float, re.findall('font-size="([0-9.]+)px"', chart["document"]))
+        assert min(sizes) * chart["scale"] >= 8  # pixels
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    screenshot(page, f"charts-{width}-{scheme}")
+
+
 def test_unreachable_service_is_reported(tab: Open, site: Serving) -> None:
     page = tab("/g/shop", allow="Failed to load resource|ERR_INTERNET_DISCONNECTED")
     before = shown(page)
@@ -672,14 +706,14 @@ def test_page_in_german(tab: Open) -> None:
     page.fill("#text", "qqqq")
     page.wait_for_selector("text=Nichts gefunden")
     for view, title in (
-        ("label", "Bilder beschriften"),
-        ("judge", "Ergebnisse bewerten"),
-        ("map", "Karte von shop"),
-        ("report", "Noch nicht evaluiert"),
+        ("shop/label", "Bilder beschriften"),
+        ("shop/judge", "Ergebnisse bewerten"),
+        ("shop/map", "Karte von shop"),
+        ("digits/report", "Noch nicht evaluiert"),
     ):
-        page = tab(f"/g/shop/{view}", locale="de-DE")
+        page = tab(f"/g/{view}", locale="de-DE")
         assert title in page.inner_text("main"), view
-        screenshot(page, f"{view}-german")
+        screenshot(page, f"{view.partition('/')[2]}-german")
 
 
 def download_judgements(page: Any, tmp_path: Path) -> tuple[Path, Any]:
@@ -1078,6 +1112,7 @@ def test_no_serious_accessibility_violations(tab: Open, axe: str, scheme: str) -
         ("/g/digits", "paper"),
         ("/g/shop/judge", "judge"),
         ("/g/shop/report", "report"),
+        ("/g/other/report", "charts"),
         ("/g/shop/map", "map"),
         ("/g/shop/label", "label"),
         ("/g/other/label", "label-mixed"),
