@@ -6,8 +6,8 @@ import contextlib
 import hmac
 import io
 import json
-import re
 import os
+import re
 import socket
 import threading
 import time
