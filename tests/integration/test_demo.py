@@ -7,6 +7,7 @@ import io
 import re
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -61,11 +62,16 @@ def test_the_report_is_self_contained_with_every_figure(finished: tuple[Path, st
     ):
         assert f"<h2>{heading}</h2>" in page
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(pictures) == 14
+    assert len(pictures) == 4
     for picture in pictures:
         with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
             assert image.width > 300
             assert len(image.convert("L").getcolors() or []) > 10
+    charts = re.findall(r'(?:srcset|src)="data:image/svg\+xml;base64,([^"]+)"', page)
+    assert len(charts) == 4 * 7  # light and dark, wide and for phones
+    for chart in charts:
+        texts = ElementTree.fromstring(base64.b64decode(chart)).iterfind(".//{*}text")
+        assert len(list(texts)) > 3
     without_pictures = re.sub(r'base64,[^"]+', "", page)
     assert not re.search(r"https?://|src=\"(?!data:)|<link|<script|@import", without_pictures)
 
