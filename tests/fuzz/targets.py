@@ -312,7 +312,8 @@ def _gallery_folder() -> Path:
     labels = LabelSet("labels", {graph.ids[0]: ("a", "b"), graph.ids[1]: ("c",)})
     save_session(gallery, graph, [2, 3, 4], labels)
     gallery._archive().add({"0" * 64: {"label": "cat", "n": [1, None]}})
-    section = Section("Quality", "Text.", "aGk=", Table(("a", "b"), (("x", "1"),), wrap=True))
+    table = Table(("a", "b"), (("x", "1"),), wrap=True)
+    section = Section("Quality", "Text.", image="aGk=", table=table)
     page = Page(title="a", subtitle="b", verdict="c", sections=(section,), highlight="x")
     saved = SavedEvaluation(
         origin=Origin.now(gallery.state),

@@ -149,9 +149,9 @@ def _period(length: int) -> Callable[[Any], Value]:
     """Return a function from a value to the period of its date; others stay as they are."""
 
     def period_of(value: Any) -> Value:
-        value = _plain(value)
-        if not isinstance(value, str) or not _DATE.match(value):
-            return value
-        return re.sub("[:/]", "-", value[:length])
+        plain = _plain(value)
+        if not isinstance(plain, str) or not _DATE.match(plain):
+            return plain
+        return re.sub("[:/]", "-", plain[:length])
 
     return period_of
