@@ -112,7 +112,7 @@ def test_every_public_method_has_a_test_here() -> None:
     """What is added to the interface is added to this contract."""
     assert [name for name in PUBLIC if not name.startswith("_")] == [
         *("add", "embedding", "get", "image", "info", "read_item", "remove", "search"),
-        "update_metadata",
+        *("search_pages", "update_metadata"),
     ]
 
 
@@ -313,6 +313,12 @@ def test_progress_is_reported(pair: Pair) -> None:
         assert len(tasks) == 2
         assert [max(e.done for e in seen if e.task == task) for task in tasks] == [2, 2]
         assert {each.total for each in seen} == {2}
+
+
+def test_pages_of_results_are_equal(pair: Pair) -> None:
+    for options in ({"id": "n1"}, {"keywords": "light"}, {"where": "label = 'light'"}):
+        pages = pair.same(lambda g, o=options: [p.ids for p in g.search_pages(**o, k=2)])
+        assert [row_id for page in pages for row_id in page]
 
 
 def test_search_results_are_equal(pair: Pair) -> None:

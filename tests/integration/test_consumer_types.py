@@ -140,7 +140,7 @@ BAD = {
     "la.Gallery.create()": "call-arg",
     'la.Gallery.open("g").search("q.jpg", k="7")': "call",
     'la.Gallery.open("g").search("q.jpg", n=7)': "call",
-    'la.Gallery.open("g").search("q.jpg").similarity': "attr-defined",
+    'la.Gallery.open("g").search("q.jpg").similar': "attr-defined",
     'x: int = la.Gallery.open("g").search("q.jpg")': "assignment",
     'y: la.Hits = la.Gallery.open("g").search(["q.jpg"])': "assignment",
     'la.Gallery.open("g").search("q.jpg").ids.tolist()': "attr-defined",

@@ -27,8 +27,10 @@ from lookalike.languages import (
     translate,
 )
 from lookalike.report.svg import picture
+from lookalike.search.hits import Hits
 from lookalike.search.ordering import COLUMN, name_of
 from lookalike.search.request import RERANKINGS
+from lookalike.search.search import TEXT_NOTE, split_note
 from lookalike.server.api import all_gallery_facts, gallery_facts
 from lookalike.server.browsing import Browsing
 from lookalike.server.dependencies import GalleryDep, ServiceDep
@@ -298,12 +300,17 @@ async def _first_results(
             items = [
                 _item(opened, hit.id, hit.metadata, hits.similarity(hit)) for hit in hits[offset:]
             ]
-            total, values["note"] = offset + len(items), hits.note
+            total, values["note"] = offset + len(items), _note(hits)
     except LookalikeError as error:
         return {**values, "problem": service.problem_of(error)}
     if len(items) == limit:
         values["next_url"] = f"/g/{opened.name}?{form.page_query(offset + limit)}"
     return {**values, "items": items, "total": total}
+
+
+def _note(hits: Hits) -> str:
+    """Return what a person should know about hits; how a text is searched for is at its field."""
+    return "; ".join(each for each in split_note(hits.note) if each != TEXT_NOTE)
 
 
 def _listed(

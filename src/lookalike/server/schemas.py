@@ -311,7 +311,7 @@ class Hit(BaseModel):
         "upper bound, and where only keywords or a filter were searched by."
     )
     metadata: dict[str, Any] = Field(description="Metadata of the item.")
-    matches: list[tuple[float, float]] | None = Field(
+    matches: list[list[float]] | None = Field(
         None,
         description="Where geometric verification found the query in the item's image: at most 100 "
         "points, x and y as shares of its width and height. Null where it did not.",
