@@ -209,7 +209,7 @@ def test_workers_with_another_version_are_refused(
         node.kill()
         cluster.nodes.remove(node)
     assert f"has lookalike 0.0.1, this machine has {la.__version__}; install the same" in stderr
-    assert len(Gallery.open(path)) == 0
+    assert len(Gallery.open(path)) < len(local)  # others may have begun
 
 
 def test_a_killed_node_loses_no_rows(
