@@ -13,12 +13,12 @@ artifact could otherwise name any file of the user.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import stat
 from collections.abc import Collection
 from pathlib import Path
-from typing import BinaryIO
 
 from lookalike.errors import ArtifactError, InputError
 from lookalike.texts import normalized
@@ -219,7 +219,7 @@ def read_regular(path: str | Path, *, limit: int | None = None, follow: bool = T
         return file.read(-1 if limit is None else limit)
 
 
-def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
+def open_regular(path: str | Path, *, follow: bool = True) -> io.BufferedReader:
     """Open a regular file for reading; anything else is refused without waiting.
 
     Args:

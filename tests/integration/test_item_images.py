@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -380,3 +382,16 @@ def test_the_service_ends_while_an_image_host_is_slow(tmp_path: Path, canary: Ca
         for client in clients:
             client.close()
     shutil.rmtree(gallery.path)
+
+
+def test_a_file_that_nobody_sends_is_closed(tmp_path: Path) -> None:
+    """Its client may have left while it was opened."""
+    gallery = gallery_of(tmp_path, {"0.png": picture("PNG")})
+    with serving({"g": gallery}) as served:
+        [file] = open_items([str(tmp_path / "photos" / "0.png")])
+        image = served.service.item_images._file_to_send(file)
+        assert image is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            del image  # an unclosed file would be an error of this test
+            gc.collect()

@@ -286,7 +286,7 @@ class ItemImages:
         """Open an item's file without its metadata; None if it has to be encoded anew."""
         with _errors_of(item.id), contextlib.ExitStack() as closing:
             assert item.path is not None
-            file = closing.enter_context(open_regular(item.path))
+            file = closing.enter_context(_open_file(item.path))
             _check_size(item, os.fstat(file.fileno()).st_size)
             image = self._without_metadata(item, file)
             if image is not None:
@@ -421,7 +421,18 @@ def _open_item(gallery: Gallery, row: Record | Hit, public_only: bool) -> Item:
 def _open_content(item: Item) -> tuple[BinaryIO | None, bytes | ImageArray]:
     """Open the file of an item, or read what is not a whole file."""
     with _errors_of(item.id):
-        return (None, item.content()) if item.path is None else (open_regular(item.path), b"")
+        return (None, item.content()) if item.path is None else (_open_file(item.path), b"")
+
+
+class _File(io.BufferedReader):
+    """A file that is closed when nobody has it: its client may have left while it was opened."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _open_file(path: str) -> BinaryIO:
+    return _File(open_regular(path).detach())
 
 
 def _read_at_most(item: Item, file: BinaryIO, size: int) -> bytes:
