@@ -125,7 +125,7 @@ def map_and_labels(page: Any, url: str) -> None:
     labels = {item.id: str(item.metadata["label"]) for item in open_source(DIGITS)}
     for _ in range(6):
         page.wait_for_selector("#group img")
-        shown = page.locator("#group button")
+        shown = page.locator("#group .thumbnail")
         kinds = [labels[row_id] for row_id in shown.evaluate_all("all => all.map((e) => e.title)")]
         majority = max(kinds, key=kinds.count)
         for place, kind in enumerate(kinds):
