@@ -140,13 +140,22 @@ def fetch(url: str, options: FetchOptions) -> bytes:
                 return response
             url = urljoin(url, response)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        check_cancelled()
-        if deadline.expired:
-            raise FetchError(f"{url}: took longer than {options.timeout:g} s") from None
-        raise FetchError(f"{url}: {_reason(error)}") from error
+        raise _failure(url, error, deadline, options) from error
     finally:
         deadline.end()
     raise FetchError(f"{url}: redirected more than {options.max_redirects} times")
+
+
+def _failure(url: str, error: Exception, deadline: _Deadline, options: FetchOptions) -> FetchError:
+    """Return the error of a request that failed.
+
+    Raises:
+        CancelledError: the work was cancelled.
+    """
+    check_cancelled()
+    if deadline.expired:
+        return FetchError(f"{url}: took longer than {options.timeout:g} s")
+    return FetchError(f"{url}: {_reason(error)}")
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], options: FetchOptions) -> int:
@@ -172,10 +181,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], options: FetchOption
             deadline.check()
             return response.status
     except (OSError, http.client.HTTPException, ValueError) as error:
-        check_cancelled()
-        if deadline.expired:
-            raise FetchError(f"{url}: took longer than {options.timeout:g} s") from None
-        raise FetchError(f"{url}: {_reason(error)}") from error
+        raise _failure(url, error, deadline, options) from error
     finally:
         connection.close()
         deadline.end()

@@ -190,17 +190,17 @@ def malformed_json(error: Exception, body: bytes) -> ProblemError:
 
 
 def _malformed(reason: str, place: tuple[int, int] | None = None) -> ProblemError:
-    found: dict[str, Any] = {"location": BODY, "message": reason}
+    entry: dict[str, Any] = {"location": BODY, "message": reason}
     where = ""
     if place is not None:
-        found |= {"line": place[0], "column": place[1]}
+        entry |= {"line": place[0], "column": place[1]}
         where = f" at line {place[0]}, column {place[1]}"
     return ProblemError(
         400,
         "malformed-request",
         "Malformed request",
         f"the body is not JSON{where}: {reason}",
-        extensions={"errors": [found]},
+        extensions={"errors": [entry]},
     )
 
 

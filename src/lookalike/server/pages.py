@@ -259,7 +259,7 @@ def _language_values(accept: str) -> dict[str, Any]:
         "texts": TEXTS[language],
         "t": translate(language),
         "number": lambda value: format_number(value, language),
-        "percent": lambda share: f"{round(100 * share)} %",
+        "percent": lambda share: f"{max(0, round(100 * share))} %",
     }
 
 
@@ -290,7 +290,9 @@ async def _first_results(
         if query is None:
             where = form.filter(facets)
             items, total = await service.read(
-                opened, lambda gallery: _listed(gallery, opened, where, form.sort, offset, limit)
+                opened,
+                lambda gallery: _listed(gallery, opened, where, form.sort, offset, limit),
+                long=True,
             )
             values["listed"] = True
         else:

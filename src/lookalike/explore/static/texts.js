@@ -16,7 +16,8 @@ export function t(key, values = {}) {
 }
 
 export const formatNumber = (value) => numbers.format(value);
-export const formatPercent = (share) => percents.format(share);
+// A share in per cent; similarities below 0 are shown as 0.
+export const formatPercent = (share) => percents.format(Math.max(0, share));
 
 // "2026-11" as the name of a month; other texts stay as they are.
 export function formatMonth(text) {
