@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
 from lookalike.server.caching import is_fresh
 from lookalike.server.dependencies import ServiceDep
+from lookalike.server.rendering import new_environment
 from lookalike.server.responses import dumps
 from lookalike.server.service import Service
 
@@ -23,13 +23,7 @@ router = APIRouter(include_in_schema=False)
 _METHODS = ("get", "post", "put", "patch", "delete")
 _REFERENCE = "#/components/schemas/"
 _CODE = re.compile("(``?)(.+?)\\1")
-_templates = jinja2.Environment(
-    loader=jinja2.PackageLoader("lookalike.server"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_templates = new_environment()
 
 
 @dataclass(frozen=True, slots=True)

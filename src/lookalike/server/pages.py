@@ -10,7 +10,6 @@ from importlib.resources import files
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import jinja2
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -39,6 +38,7 @@ from lookalike.server.handles import OpenGallery
 from lookalike.server.links import item_urls
 from lookalike.server.metrics import Stages
 from lookalike.server.problems import ProblemError
+from lookalike.server.rendering import new_environment
 from lookalike.server.responses import facet_column
 from lookalike.server.service import Service
 from lookalike.types import Metadata
@@ -62,13 +62,7 @@ _RERANKINGS = {
 _MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-_templates = jinja2.Environment(
-    loader=jinja2.PackageLoader("lookalike.server"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_templates = new_environment()
 _templates.globals |= {"display_text": display_text, "picture": picture}
 _templates.filters["urlencode"] = lambda text: quote(text, safe="")
 
