@@ -633,11 +633,6 @@ def test_errors_are_shown(tab: Open, tmp_path: Path, colors: Path) -> None:
     assert page.inner_text(".chip-name") == "broken.png"
     assert page.locator("#history li").count() == 0  # what was not answered is not a recent query
     assert len(shown(page)) > 5  # and the images stay
-    large = tmp_path / "large.png"
-    large.write_bytes(b"\x89PNG" + bytes(20_000_000))
-    page.set_input_files("#file", large)
-    page.wait_for_selector("[role=alert] >> text=large.png is 20 MB; the limit is 20 MB")
-    screenshot(page, "too-large")
     page = tab("/g/none", allow="404")
     assert "Gallery not found" in page.inner_text("main")
     page = tab(item("none.png"), allow="404")
@@ -646,6 +641,48 @@ def test_errors_are_shown(tab: Open, tmp_path: Path, colors: Path) -> None:
     assert "This gallery is empty" in page.inner_text("#results")
     page = tab("/g/shop/report")
     assert "Not evaluated yet" in page.inner_text("main")
+
+
+def test_files_that_are_too_large_are_named_beside_the_results_of_the_others(
+    tab: Open, site: Serving, tmp_path: Path, colors: Path
+) -> None:
+    page = tab("/g/shop")
+    before = shown(page)
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    large = [tmp_path / "large.png", tmp_path / "larger.png"]
+    for path in large:
+        path.write_bytes(b"\x89PNG" + bytes(20_000_000))
+    page.set_input_files("#file", large[0])
+    page.wait_for_selector("#notices [role=alert] >> text=large.png is larger than 20 MB.")
+    page.set_input_files("#file", large)
+    both = "large.png and larger.png are larger than 20 MB."
+    page.wait_for_selector(f"#notices [role=alert] >> text={both}")
+    assert page.inner_text("#notices h2") == "2 files left out"
+    screenshot(page, "too-large")
+    assert shown(page) == before
+    assert not any("/search" in url for url in requests)
+    usable = colors / "red" / "5.png"
+    results = answered(page, lambda: page.set_input_files("#file", [large[0], usable, large[1]]))
+    assert is_start(results, ids(site, "shop", usable, k=30))
+    assert both in page.inner_text("#notices")
+    assert page.locator(".chip-name").all_inner_texts() == ["5.png"]
+    page.click("#notices .dismiss")
+    assert page.locator("[role=alert]:visible").count() == 0
+    page.set_input_files("#file", large[0])
+    answered(page, lambda: page.fill("#text", "green"))  # the next query
+    assert page.locator("#notices .problem").count() == 0
+
+
+def test_files_beyond_those_of_a_query_are_left_out(tab: Open, tmp_path: Path) -> None:
+    page = tab("/g/shop")
+    paths = [tmp_path / f"{number}.png" for number in range(34)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    answered(page, lambda: page.set_input_files("#file", paths))
+    page.wait_for_selector("#notices >> text=2 files left out")
+    assert "A query has at most 32 images." in page.inner_text("#notices")
+    assert page.locator(".chip").count() == 32
 
 
 CHARTS = """() => [...document.querySelectorAll('.report picture img')].map(image => ({

@@ -19,6 +19,9 @@ export const formatNumber = (value) => numbers.format(value);
 // A share in per cent; similarities below 0 are shown as 0.
 export const formatPercent = (share) => percents.format(Math.max(0, share));
 
+// Names as in a sentence: "a, b and c".
+export const formatList = (names) => new Intl.ListFormat(language).format(names);
+
 // "2026-11" as the name of a month; other texts stay as they are.
 export function formatMonth(text) {
   const [, year, month] = /^(\d{4})-(\d\d)$/.exec(text) ?? [];

@@ -24,6 +24,11 @@ export function start(main) {
   return new Browser(main).start();
 }
 
+function dismissable(box) {
+  box.append(button(t("close"), () => box.remove(), { iconName: "close", class: "dismiss" }));
+  return box;
+}
+
 class Browser {
   constructor(main) {
     this.main = main;
@@ -33,6 +38,7 @@ class Browser {
     this.results = main.querySelector("#results");
     this.form = main.querySelector("#search-form");
     this.count = main.querySelector("#count");
+    this.notices = main.querySelector("#notices");
     const kinds = new Map(this.info.columns.map(({ column, kind }) => [column, kind]));
     this.api = new API(this.gallery, { kinds, supportsText: this.info.supports_text });
     this.selection = new Selection(this.gallery);
@@ -43,7 +49,7 @@ class Browser {
 
   async start() {
     const { main, form, state } = this;
-    const onProblem = (problem) => this.showProblem(problem);
+    const onProblem = (problem) => this.showNotice(problem);
     this.searchBar = new SearchBar(form, state, { gallery: this.gallery, onChange: (how) => this.onQuery(how), onProblem });
     this.filters = new Filters(main.querySelector("#filters"), main.querySelector("#open-filters"), state, () => this.run());
     this.history = new History(main.querySelector("#history"), this.gallery, (search) => this.goTo(search));
@@ -147,6 +153,7 @@ class Browser {
 
   onQuery({ replace = false } = {}) {
     scrollTo({ top: 0 });
+    this.notices.replaceChildren();
     return this.run({ replace, remember: !replace });
   }
 
@@ -331,13 +338,17 @@ class Browser {
     }
   }
 
-  // A problem stands above the results, which stay.
+  // A problem of a query or of a page of items stands above the results, which stay.
   showProblem(problem) {
     const old = this.results.querySelector(":scope > .problem");
-    const box = problemBox(problem, button(t("try-again"), () => this.run({ push: false })));
-    box.append(button(t("close"), () => box.remove(), { iconName: "close", class: "dismiss" }));
+    const box = dismissable(problemBox(problem, button(t("try-again"), () => this.run({ push: false }))));
     if (old) old.replaceWith(box);
     else this.results.prepend(box);
+  }
+
+  // A problem of what somebody added or did stands below the search field until the next query.
+  showNotice(problem) {
+    this.notices.replaceChildren(dismissable(problemBox(problem)));
   }
 
   // Selects an item, or with Shift all from the last one on.

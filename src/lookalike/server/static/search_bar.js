@@ -8,14 +8,16 @@ import { itemURL, Problem } from "./http.js";
 import { RegionDialog } from "./region.js";
 import { DEFAULT_WEIGHTS } from "./state.js";
 import { findUpload, keepUpload } from "./storage.js";
-import { formatNumber, t } from "./texts.js";
+import { formatList, formatNumber, t } from "./texts.js";
 
 const MAX_EXAMPLES = 32;
 const TYPING = 300; // ms
 
+const nameOfFile = (file) => file.name || t("pasted-image");
+
 export class SearchBar {
   // `state` is that of the page; `onChange({replace})` is called when the query has changed,
-  // `onProblem(problem)` when an image cannot be used.
+  // `onProblem(problem)` when images cannot be used; it is to stay beside the results.
   constructor(form, state, { gallery, onChange, onProblem }) {
     Object.assign(this, { form, state, gallery, onChange, onProblem });
     this.chips = form.querySelector("#examples");
@@ -54,23 +56,30 @@ export class SearchBar {
     return this.onChange({});
   }
 
-  // Searches with image files; each that is too large is named.
+  // Searches with image files, beside or instead of the present query. Those that are too large, or
+  // too many, are left out, and named.
   async addFiles(files, { only = false } = {}) {
+    const { state } = this;
     const limit = Number(this.form.dataset.maxBytes);
-    let isFirst = only;
-    for (const file of files) {
-      const name = file.name || t("pasted-image");
-      if (file.size > limit) {
-        this.onProblem(new Problem(t("image-too-large"), t("image-too-large-detail", { name, size: formatNumber(file.size / 1e6), limit: formatNumber(limit / 1e6) })));
-        continue;
+    const tooLarge = files.filter(({ size }) => size > limit).map(nameOfFile);
+    const usable = files.filter(({ size }) => size <= limit);
+    const room = MAX_EXAMPLES - (only ? 0 : state.like.length + state.unlike.length);
+    const details = [];
+    if (tooLarge.length) details.push(t("files-too-large", { n: tooLarge.length, names: formatList(tooLarge), limit: formatNumber(limit / 1e6) }));
+    if (usable.length > room) details.push(t("too-many-examples-detail", { n: MAX_EXAMPLES }));
+    const added = usable.slice(0, room);
+    let done;
+    if (added.length) {
+      if (only) Object.assign(state, { like: [], unlike: [], text: "" });
+      for (const file of added) {
+        const value = await keepUpload(file, nameOfFile(file));
+        if (!state.like.some((each) => each.value === value)) state.like.push({ kind: "upload", value, weight: 1 });
       }
-      if (isFirst) Object.assign(this.state, { like: [], unlike: [], text: "" });
-      isFirst = false;
-      const value = await keepUpload(file, name);
-      if (!this.state.like.some((each) => each.value === value)) this.state.like.push({ kind: "upload", value, weight: 1 });
+      state.options.box = "";
+      done = this.onChange({});
     }
-    this.state.options.box = "";
-    await this.onChange({});
+    if (details.length) this.onProblem(new Problem(t("files-left-out", { n: files.length - added.length }), details.join(" ")));
+    await done;
   }
 
   #listen() {

@@ -2,7 +2,7 @@
 
 import { element } from "./dom.js";
 import { apiKey, Problem } from "./http.js";
-import { formatPercent, t } from "./texts.js";
+import { formatNumber, formatPercent, t } from "./texts.js";
 
 const AT_ONCE = 3;
 
@@ -57,12 +57,12 @@ export class UploadDialog {
     while (this.queue.length) {
       const file = this.queue.shift();
       try {
-        if (file.size > this.maxBytes) throw new Problem(t("image-too-large"), t("too-large", { limit: this.maxBytes / 1e6 }));
+        if (file.size > this.maxBytes) throw new Problem("", t("files-too-large", { n: 1, names: file.name, limit: formatNumber(this.maxBytes / 1e6) }));
         await this.#send(file);
         this.done += 1;
       } catch (problem) {
         this.failed += 1;
-        this.list.append(element("li", {}, element("strong", {}, file.name), ` ${problem.message}`));
+        this.list.append(element("li", {}, problem.title ? `${file.name}: ${problem.title}. ${problem.message}` : problem.message));
       }
       this.sent.delete(file);
       this.#render();
