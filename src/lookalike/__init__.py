@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lookalike import encoders
-    from lookalike.client import Client, RemoteGallery
+    from lookalike.client import Client, RemoteGallery, RemoteListing
     from lookalike.encoders.base import Encoder
     from lookalike.encoders.composite import combine
     from lookalike.encoders.persistence import load_encoder, save_encoder
@@ -96,6 +96,7 @@ __all__ = [
     "MissingRowError",
     "Recipe",
     "RemoteGallery",
+    "RemoteListing",
     "ReplacedError",
     "SearchRequest",
     "ServiceError",
@@ -161,6 +162,7 @@ _ORIGINS = {
     "MissingRowError": "lookalike.errors",
     "Recipe": "lookalike.training.recipe",
     "RemoteGallery": "lookalike.client",
+    "RemoteListing": "lookalike.client",
     "ReplacedError": "lookalike.errors",
     "SearchRequest": "lookalike.search.request",
     "ServiceError": "lookalike.errors",

@@ -18,13 +18,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, overload
 from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.arguments import checked
+from lookalike.arguments import as_texts, checked
 from lookalike.documents import parse_json
 from lookalike.errors import (
     BusyError,
@@ -35,16 +35,21 @@ from lookalike.errors import (
     ServiceError,
     SettingError,
 )
-from lookalike.formatting import printable, without_url_secrets
-from lookalike.gallery.base import BaseGallery
+from lookalike.filters import Where, as_filter
+from lookalike.filters.facets import Facet
+from lookalike.formatting import format_count, printable, without_url_secrets
+from lookalike.gallery.base import BaseGallery, BaseListing
 from lookalike.gallery.ids import UPLOADS, as_id, as_ids, can_be_id, missing_row_error, similar_ids
 from lookalike.gallery.items import GalleryItem
+from lookalike.gallery.listing import check_most_frequent
 from lookalike.gallery.new_images import NewImages
 from lookalike.images.decode import content_hash, decode
 from lookalike.metadata import metadata_changes
 from lookalike.progress import ProgressOption, reporting
+from lookalike.search.groups import Group, check_period
 from lookalike.search.hits import RANKED_BY, Hits
-from lookalike.search.request import Query, SearchRequest
+from lookalike.search.ordering import sort_keys
+from lookalike.search.request import Query, SearchRequest, filter_as_json
 from lookalike.sources.inputs import InputImage, ManyImages, OneImage
 from lookalike.sources.sampling import thread_map
 from lookalike.types import Hit, ImageArray, Metadata, Metric, Progress
@@ -69,10 +74,19 @@ _MAX_MESSAGE = 1_000
 _BLOCK = 1 << 18
 _PAGE = 10_000
 """Ids that are asked for at a time."""
+_LISTED = 500
+"""Items of a listing that are asked for at a time."""
+_ITEM_FIELDS = ("metadata", "content_hash", "image_url")
+"""What is asked for of an item of a listing, with its id."""
 _LONGEST_PARAMETER = 6_000
 """Characters of metadata that are sent in a URL."""
+_CHANGED = "revision-changed"
+"""Kind of the problem that rows are no longer as they were."""
 _LONGEST_ID = 2_000
 """Characters of an id that a service takes."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +429,12 @@ def _number(value: object) -> float:
     return number
 
 
+def _value(value: object) -> str | float | None:
+    if value is not None and not isinstance(value, str | float | int):
+        raise TypeError("not a value")
+    return value
+
+
 def _whole_number(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= sys.maxsize:
         raise TypeError("not a whole number")
@@ -469,6 +489,32 @@ class RemoteGallery(BaseGallery):
                     return
                 body |= {"cursor": _text(answer["next"])}
             body.pop("offset", None)
+
+    @checked
+    def browse(
+        self,
+        *,
+        where: Where | None = None,
+        keywords: str | None = None,
+        sort: str | Sequence[str] = "id",
+    ) -> RemoteListing:
+        """Return the rows that match, in an order; see :meth:`BaseGallery.browse`.
+
+        Rows are requested a page at a time, when they are used.
+        """
+        if where is not None:
+            as_filter(where)
+        where = filter_as_json(where)
+        if isinstance(where, Mapping):
+            where = json.dumps(where, default=_json_value)
+        sort_keys(sort)
+        selection = {"where": where, "keywords": keywords}
+        parameters = {name: value for name, value in selection.items() if value is not None}
+        order = (sort,) if isinstance(sort, str) else tuple(sort)
+        page = self._object("GET", "/items", **parameters, sort=order, limit=1, fields="id")
+        with self.client._expected():
+            total, revision = _whole_number(page["total"]), _text(page["revision"])
+        return RemoteListing(self, parameters, order, total, revision)
 
     def evaluation(self) -> dict[str, Any]:
         """Return the evaluation that ``lookalike evaluate --save`` saved last.
@@ -574,13 +620,16 @@ class RemoteGallery(BaseGallery):
         except MissingRowError:
             return None
         with self.client._expected():
-            return GalleryItem(
-                _text(answer["id"]),
-                self._url(answer["image_url"]),
-                _object(answer["metadata"]),
-                _text(answer["content_hash"]),
-                self,
-            )
+            return self._gallery_item(answer)
+
+    def _gallery_item(self, fields: Mapping[str, Any]) -> GalleryItem:
+        return GalleryItem(
+            _text(fields["id"]),
+            self._url(fields["image_url"]),
+            _object(fields["metadata"]),
+            _text(fields["content_hash"]),
+            self,
+        )
 
     def _ids_like(self, id: str) -> list[str]:  # noqa: A002
         page = self._object("GET", "/ids", limit=str(_PAGE))
@@ -596,14 +645,14 @@ class RemoteGallery(BaseGallery):
     def __repr__(self) -> str:
         return f"<RemoteGallery {self.name!r} of {printable(self.client.url)}>"
 
-    def _object(self, method: str, resource: str = "", **parameters: str) -> dict[str, Any]:
+    def _object(self, method: str, resource: str = "", **parameters: object) -> dict[str, Any]:
         """Return the JSON object that a resource is."""
         answer = self.client.json(method, self._path(resource, **parameters))
         with self.client._expected():
             return _object(answer)
 
-    def _path(self, resource: str = "", **parameters: str) -> str:
-        query = f"?{urlencode(parameters)}" if parameters else ""
+    def _path(self, resource: str = "", **parameters: object) -> str:
+        query = f"?{urlencode(parameters, doseq=True)}" if parameters else ""
         return f"/v1/galleries/{quote(self.name, safe='')}{resource}{query}"
 
     def _hits(self, result: Any, query: Query) -> Hits:
@@ -646,6 +695,131 @@ class RemoteGallery(BaseGallery):
             distance=math.nan if hit["distance"] is None else _number(hit["distance"]),
             metadata=_object(hit["metadata"]),
         )
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class RemoteListing(BaseListing):
+    """Rows of a gallery of a service in an order; see :class:`BaseListing`.
+
+    They are those of one revision of the gallery: once it has changed, every method that requests
+    more of them raises a :class:`ServiceError` of the kind ``revision-changed``.
+    """
+
+    gallery: RemoteGallery
+    _selection: Mapping[str, str]
+    _order: tuple[str, ...]
+    _total: int
+    _revision: str
+
+    def __len__(self) -> int:
+        return self._total
+
+    @overload
+    def __getitem__(self, place: int) -> GalleryItem: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[GalleryItem]: ...
+
+    def __getitem__(self, place: int | slice) -> GalleryItem | list[GalleryItem]:
+        places = range(self._total)[place]
+        if isinstance(places, range):
+            return self._read(places, _ITEM_FIELDS, self.gallery._gallery_item)
+        [item] = self._read(range(places, places + 1), _ITEM_FIELDS, self.gallery._gallery_item)
+        return item
+
+    def __repr__(self) -> str:
+        return f"<RemoteListing of {self.gallery!r}: {format_count(len(self), 'row')}>"
+
+    def ids(self, places: slice = slice(None)) -> list[str]:
+        """Return the ids of the rows at some places, by default of all."""
+        return self._read(range(self._total)[places], ("id",), lambda item: _text(item["id"]))
+
+    def facets(
+        self, columns: Iterable[str] | None = None, *, most_frequent: int = 50
+    ) -> list[Facet]:
+        """Count the values of metadata columns in these rows; see :meth:`BaseListing.facets`."""
+        check_most_frequent(most_frequent)
+        options: dict[str, object] = {"values": most_frequent}
+        if columns is not None:
+            names = columns if isinstance(columns, str) else [*columns]
+            options["columns"] = as_texts("columns", names)
+            if not names:
+                return []
+        answer = self._request("/facets", **options)
+        with self.gallery.client._expected():
+            return [_facet(column) for column in answer["columns"]]
+
+    def groups(self, key: str = "date", by: str = "value") -> list[Group]:
+        """Return the groups of rows next to each other; see :meth:`BaseListing.groups`."""
+        check_period(by)
+        answer = self._request("/groups", sort=self._order, key=key, by=by)
+        with self.gallery.client._expected():
+            return [
+                Group(_value(each["value"]), _whole_number(each["count"]))
+                for each in answer["groups"]
+            ]
+
+    def _read(
+        self, places: range, fields: Sequence[str], build: Callable[[dict[str, Any]], T]
+    ) -> list[T]:
+        """Return what is built of the rows at some places, which are requested in pages."""
+        ascending = places if places.step > 0 else places[::-1]
+        step = ascending.step
+        rows: list[T] = []
+        per_page = max(1, _LISTED // step)
+        for start in range(0, len(ascending), per_page):
+            page = ascending[start : start + per_page]
+            answer = self._request(
+                "/items",
+                sort=self._order,
+                fields=fields,
+                offset=page[0],
+                limit=page[-1] - page[0] + 1,
+                revision=self._revision,
+            )
+            with self.gallery.client._expected():
+                items = answer["items"][::step]
+                rows += [build(_object(item)) for item, _ in zip(items, page, strict=True)]
+        return rows if places.step > 0 else rows[::-1]
+
+    def _request(self, resource: str, **parameters: object) -> dict[str, Any]:
+        """Return a resource of the rows.
+
+        Raises:
+            ServiceError: the gallery has changed since.
+        """
+        try:
+            answer = self.gallery._object("GET", resource, **self._selection, **parameters)
+        except ServiceError as error:
+            if error.kind == _CHANGED:
+                raise self._changed() from None
+            raise
+        with self.gallery.client._expected():
+            revision = _text(answer["revision"])
+        if revision != self._revision:
+            raise self._changed()
+        return answer
+
+    def _changed(self) -> ServiceError:
+        name = printable(self.gallery.name)
+        return ServiceError(
+            f"gallery {name!r} has changed since it was browsed; call browse() again",
+            status=410,
+            kind=_CHANGED,
+        )
+
+
+def _facet(column: Mapping[str, Any]) -> Facet:
+    values = column["values"]
+    return Facet(
+        column=_text(column["column"]),
+        kind=_text(column["kind"]),
+        rows=_whole_number(column["rows"]),
+        distinct=_whole_number(column["distinct"]),
+        values=None if values is None else {value: _whole_number(n) for value, n in values},
+        low=None if column["min"] is None else _number(column["min"]),
+        high=None if column["max"] is None else _number(column["max"]),
+    )
 
 
 def _batches(request: SearchRequest) -> Iterator[tuple[list[Query], list[dict[str, Any]]]]:

@@ -19,8 +19,14 @@ from PIL import Image
 
 from lookalike.client import RemoteGallery
 from lookalike.encoders.base import Encoder
-from lookalike.errors import ImageError, InputError, LookalikeError, MissingRowError
-from lookalike.gallery.base import BaseGallery
+from lookalike.errors import (
+    ImageError,
+    InputError,
+    LookalikeError,
+    MissingRowError,
+    ServiceError,
+)
+from lookalike.gallery.base import BaseGallery, BaseListing
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.items import GalleryItem
 from lookalike.types import Progress
@@ -103,7 +109,8 @@ PUBLIC = sorted(
 @pytest.mark.parametrize("name", PUBLIC)
 def test_signatures_are_equal(name: str) -> None:
     signatures = [
-        inspect.signature(getattr(kind, name)) for kind in (BaseGallery, Gallery, RemoteGallery)
+        inspect.signature(getattr(kind, name)).parameters
+        for kind in (BaseGallery, Gallery, RemoteGallery)
     ]
     assert signatures[1:] == signatures[:1] * 2
 
@@ -111,7 +118,7 @@ def test_signatures_are_equal(name: str) -> None:
 def test_every_public_method_has_a_test_here() -> None:
     """What is added to the interface is added to this contract."""
     assert [name for name in PUBLIC if not name.startswith("_")] == [
-        *("add", "embedding", "get", "image", "info", "read_item", "remove", "search"),
+        *("add", "browse", "embedding", "get", "image", "info", "read_item", "remove", "search"),
         *("search_pages", "update_metadata"),
     ]
 
@@ -313,6 +320,98 @@ def test_progress_is_reported(pair: Pair) -> None:
         assert len(tasks) == 2
         assert [max(e.done for e in seen if e.task == task) for task in tasks] == [2, 2]
         assert {each.total for each in seen} == {2}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sort": "-n"},
+        {"sort": ["label", "-name"]},
+        {"sort": ("-metadata.label", "id"), "where": "n >= 1 and n <= 4"},
+        {"where": {"n": {"gte": np.int64(2)}, "label": "light"}},
+        {"where": '{"label": {"in": ["dark"]}}'},
+        {"where": "label = 'nothing'"},
+        {"keywords": "light", "sort": "name"},
+    ],
+)
+def test_listings_are_equal(pair: Pair, options: dict[str, Any]) -> None:
+    listings = [gallery.browse(**options) for gallery in (pair.local, pair.remote)]
+
+    def same(call: Callable[[BaseListing], Any]) -> Any:
+        result, other = map(call, listings)
+        assert result == other
+        return result
+
+    ids = same(lambda each: each.ids())
+    assert same(len) == len(ids)
+    assert same(lambda each: [item.id for item in each]) == ids
+    assert same(lambda each: [(i.metadata, i.content_hash) for i in each[:]])[:1] != [({}, "")]
+    for places in (slice(1, 3), slice(None, None, -2), slice(2, None, 3), slice(-2, None)):
+        assert [item.id for item in listings[1][places]] == ids[places]
+        assert listings[1].ids(places) == ids[places]
+    if ids:
+        assert same(lambda each: (each[0].id, each[-1].id)) == (ids[0], ids[-1])
+        assert np.array_equal(listings[0][0].image(), listings[1][0].image())
+        assert np.array_equal(listings[0][0].embedding, listings[1][0].embedding)
+    assert same(lambda each: each.facets()) or not ids
+    assert same(lambda each: each.facets(iter(["n"]), most_frequent=1)) or not ids
+    assert same(lambda each: each.facets([])) == []
+    assert sum(group.count for group in same(lambda each: each.groups("label"))) == len(ids)
+    for listing in listings:
+        assert repr(listing).endswith(f"{len(ids)} rows>")
+        with pytest.raises(IndexError):
+            listing[len(ids)]
+
+
+def test_listings_that_are_refused(pair: Pair) -> None:
+    for call, named in (
+        (lambda g: g.browse(where="n >"), "filter"),
+        (lambda g: g.browse(where='{"n": '), "filter: cannot be read (not valid JSON"),
+        (lambda g: g.browse(where={"n": {"near": 3}}), "near"),
+        (lambda g: g.browse(where=3), "where"),
+        (lambda g: g.browse(sort=["n", "label", "name", "id"]), "more than 3"),
+        (lambda g: g.browse(sort=""), "sort"),
+        (lambda g: g.browse(sort=3), "sort"),
+        (lambda g: g.browse(keywords=3), "keywords"),
+        (lambda g: g.browse(keywords="."), "keywords"),
+        (lambda g: g.browse().facets(most_frequent=0), "most_frequent"),
+        (lambda g: g.browse().groups("n", by="week"), "by=week must be value, year"),
+        (lambda g: g.browse().groups("name"), "key"),
+    ):
+        assert named in str(pair.refused(call))
+    for call in (
+        lambda g: g.browse(sort="labell"),
+        lambda g: g.browse(where="labell = 3"),
+        lambda g: g.browse().facets(["labell"]),
+        lambda g: g.browse().groups("labell"),
+    ):
+        for gallery in (pair.local, pair.remote):
+            with pytest.raises(InputError, match="labell"):
+                call(gallery)
+
+
+def test_a_listing_of_a_service_ends_when_the_gallery_changes(pair: Pair) -> None:
+    before, listing = pair.local.browse(), pair.remote.browse()
+    first = listing[0]
+    for gallery in (pair.local, pair.remote):
+        gallery.update_metadata("n1", {"label": "new"})
+    assert [item.metadata.get("label") for item in before[1:2]] == ["dark"]
+    assert len(listing) == ROWS + 1
+    assert first.id == "api:n0"
+    for call in (
+        lambda: listing[0],
+        lambda: listing[:2],
+        listing.ids,
+        lambda: list(listing),
+        listing.facets,
+        lambda: listing.groups("label"),
+    ):
+        with pytest.raises(ServiceError, match="'g' has changed since it was browsed") as changed:
+            call()
+        assert (changed.value.status, changed.value.kind) == (410, "revision-changed")
+        assert "browse() again" in str(changed.value)
+    assert pair.remote.browse()[1].metadata["label"] == "new"
 
 
 def test_pages_of_results_are_equal(pair: Pair) -> None:

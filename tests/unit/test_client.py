@@ -237,6 +237,40 @@ def test_a_wrong_answer_is_one_line(server: Server, name: str) -> None:
     assert refused > len(raw)
 
 
+PAGE = {"total": 1, "revision": "1-a"}
+LISTING_CALLS: dict[str, Callable[[la.RemoteListing], object]] = {
+    "item": lambda listing: listing[0],
+    "ids": lambda listing: listing.ids(),
+    "facets": lambda listing: listing.facets(),
+    "groups": lambda listing: listing.groups("label"),
+}
+
+
+@pytest.mark.parametrize("name", LISTING_CALLS)
+def test_a_wrong_page_is_one_line(server: Server, name: str) -> None:
+    facet = {"column": "a", "kind": "text", "rows": 1, "distinct": 1, "values": None}
+    odd: tuple[Any, ...] = (1, [1], [[[], 1]])
+    values = [{**facet, "min": 1, "max": 1, "values": each} for each in odd]
+    items: tuple[Any, ...] = (None, {}, [], [1], [{}], [{"id": 1}], [HIT] * 2)
+    columns: tuple[Any, ...] = (None, [1], [{}], [facet], values)
+    groups: tuple[Any, ...] = (1, {"value": []}, {"value": 1, "count": -1})
+    wrong: list[object] = [
+        *(*WRONG, PAGE),
+        *({**PAGE, "items": each} for each in items),
+        *({**PAGE, "columns": each} for each in (*columns, *([each] for each in values))),
+        *({**PAGE, "groups": [each]} for each in groups),
+    ]
+    for body in wrong:
+        server.answers = [(200, {}, json.dumps(each).encode()) for each in (PAGE, body)]
+        listing = la.Client(server.url, key=KEY).gallery("g").browse()
+        with pytest.raises(ServiceError):
+            LISTING_CALLS[name](listing)
+    for body in (*WRONG, {**PAGE, "total": -1}, {**PAGE, "revision": 3}):
+        server.answers = [(200, {}, json.dumps(body).encode())]
+        with pytest.raises(ServiceError):
+            la.Client(server.url, key=KEY).gallery("g").browse()
+
+
 def test_right_answers_are_taken(server: Server) -> None:
     gallery = la.Client(server.url).gallery("g")
     server.answers = [(200, {}, json.dumps(RESULT).encode())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -267,6 +268,7 @@ def test_filters_as_text(text: str, expected: list[int]) -> None:
 def test_filters_as_structures(where: dict[str, Any], expected: list[int]) -> None:
     mask = as_filter(where).mask(MetadataColumns(ROWS_OF_PHOTOS))
     assert np.flatnonzero(mask).tolist() == expected
+    assert as_filter(f" {json.dumps(where)}") == as_filter(where)
 
 
 @pytest.mark.parametrize(
@@ -295,6 +297,11 @@ def test_filters_as_structures(where: dict[str, Any], expected: list[int]) -> No
         ("year = 12abc", "unexpected character"),
         ("year < 1e999", "character 8: too large a number"),
         ({}, "it is empty"),
+        ("{}", "it is empty"),
+        ('{"year": 1', "filter: cannot be read (not valid JSON: "),
+        ('{"year": 1, "year": 2}', "key 'year' twice in an object"),
+        ('{"a\ud800": 1}', "not UTF-8"),
+        ('{"not":' * 70 + "1" + "}" * 70, "more than 60 levels deep"),
         ({"year": {"above": 3}}, "no operator 'above'; operators: eq, ne"),
         ({"year": {}}, "column 'year' has no conditions"),
         ({"year": {"in": 3}}, "'in' takes a list"),

@@ -16,6 +16,7 @@ evaluation takes a time linear in the rows, patterns included, and can be cancel
 from collections.abc import Mapping
 from typing import Any
 
+from lookalike.documents import parse_json
 from lookalike.errors import InputError
 from lookalike.filters.columns import MetadataColumns
 from lookalike.filters.conditions import (
@@ -62,17 +63,22 @@ __all__ = [
 ]
 
 Where = str | Mapping[str, Any] | Filter
-"""A filter as text, as a structure, or parsed."""
+"""A filter as text (also a structure in JSON), as a structure, or parsed."""
 
 
 def as_filter(where: Where) -> Filter:
     """Parse a filter from text or from a structure; a filter is returned as it is.
 
+    A text that begins with ``{`` is a structure in JSON.
+
     Raises:
         InputError: it cannot be parsed, and the message shows the position; or it is too large.
     """
     if isinstance(where, str):
-        return parse(where)
+        if not where.lstrip().startswith("{"):
+            return parse(where)
+        data = where.encode(errors="surrogatepass")
+        return from_structure(parse_json(data, "filter", error=InputError))
     if isinstance(where, Mapping):
         return from_structure(where)
     if not hasattr(where, "mask"):

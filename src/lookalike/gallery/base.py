@@ -13,8 +13,11 @@ from lookalike.gallery.ids import as_id, as_ids, missing_row_error
 from lookalike.search.searchable import Searchable
 
 if TYPE_CHECKING:
+    from lookalike.filters import Where
+    from lookalike.filters.facets import Facet
     from lookalike.gallery.items import GalleryItem
     from lookalike.progress import ProgressOption
+    from lookalike.search.groups import Group
     from lookalike.sources.inputs import ManyImages, OneImage
     from lookalike.types import ImageArray, Metadata
 
@@ -22,6 +25,74 @@ D = TypeVar("D")
 
 _PREVIEW = 12
 """Images that a notebook shows of a gallery, at most."""
+
+_READ_AT_ONCE = 1_000
+"""Rows of a listing that are read together while it is iterated over."""
+
+
+class BaseListing(Sequence["GalleryItem"]):
+    """Rows of one revision of a gallery in an order, each of which is read when it is used.
+
+    ``listing[40]`` is an item, ``listing[40:60]`` a list of them; ``len(listing)`` is the number of
+    rows that match. :class:`lookalike.Listing` and :class:`lookalike.RemoteListing` are such.
+    """
+
+    __slots__ = ()
+
+    @overload
+    def __getitem__(self, place: int) -> GalleryItem: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[GalleryItem]: ...
+
+    @abstractmethod
+    def __getitem__(self, place: int | slice) -> GalleryItem | list[GalleryItem]: ...
+
+    def __iter__(self) -> Iterator[GalleryItem]:
+        for start in range(0, len(self), _READ_AT_ONCE):
+            yield from self[start : start + _READ_AT_ONCE]
+
+    @abstractmethod
+    def ids(self, places: slice = slice(None)) -> list[str]:
+        """Return the ids of the rows at some places, by default of all."""
+
+    @abstractmethod
+    def facets(
+        self, columns: Iterable[str] | None = None, *, most_frequent: int = 50
+    ) -> list[Facet]:
+        """Count the values of metadata columns in these rows.
+
+        Args:
+            columns: names; by default all columns, sorted by name, the first 1,000.
+            most_frequent: values of a column that are listed, from 1 to 1,000.
+
+        Returns:
+            Each column's kind, the number of rows that have a value, and its most frequent values
+            with their numbers of rows. Columns without booleans, numbers or texts in these rows are
+            left out.
+
+        Raises:
+            InputError: no row of the gallery has one of the columns.
+            SettingError: ``most_frequent`` is out of range.
+            CancelledError: the work was cancelled.
+        """
+
+    @abstractmethod
+    def groups(self, key: str = "date", by: str = "value") -> list[Group]:
+        """Return the groups of rows that are next to each other and have the same value.
+
+        ``gallery.browse(sort="-date").groups("date", by="month")`` are the months with their
+        numbers of rows, newest first; see :func:`~lookalike.search.groups.group_rows`.
+
+        Args:
+            key: ``source``, ``date``, or a metadata column; best the first one of the order.
+            by: ``value``, ``year``, ``month`` or ``day``.
+
+        Raises:
+            InputError: the key does not exist, or there are more than 10,000 groups.
+            SettingError: ``by`` is none of these.
+            CancelledError: the work was cancelled.
+        """
 
 
 class BaseGallery(Searchable):
@@ -105,6 +176,36 @@ class BaseGallery(Searchable):
             InputError: the row is from a source, or its metadata cannot be stored.
             BusyError: another process is writing.
             StorageError: it could not be written.
+        """
+
+    @abstractmethod
+    def browse(
+        self,
+        *,
+        where: Where | None = None,
+        keywords: str | None = None,
+        sort: str | Sequence[str] = "id",
+    ) -> BaseListing:
+        """Return the rows that match, in an order, as a sequence that reads what is used of it.
+
+        ``gallery.browse(sort="-date")[:100]`` are the items of the newest 100 images; ``len()`` of
+        it is the number of rows that match, and ``facets()`` counts their values. The rows are
+        those of now: if some are written later, a listing of a gallery on this machine stays as it
+        is, and one of a service raises an error that says so.
+
+        Args:
+            where: filter by metadata, as in :meth:`search`.
+            keywords: rows with all of these words in file name, folder or metadata.
+            sort: ``id``, ``name`` (of the file, with the numbers in it as numbers), ``source``,
+                ``date`` (a column called date, taken_at, ... or, without one, when the file was
+                written), or a metadata column (also ``metadata.COLUMN``); ``-`` before it for
+                descending order. Up to three of them in a list. Rows without a value come last;
+                equal ones are ordered by id.
+
+        Raises:
+            InputError: a column does not exist, the filter cannot be parsed or does not fit the
+                metadata, there is no keyword, or no row has a date.
+            SettingError: more than three sort keys.
         """
 
     @abstractmethod

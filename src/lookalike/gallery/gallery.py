@@ -257,26 +257,7 @@ class Gallery(IndexedGallery, BaseGallery):
         keywords: str | None = None,
         sort: str | Sequence[str] = "id",
     ) -> Listing:
-        """Return the rows that match, in an order, as a sequence that reads what is used of it.
-
-        ``gallery.browse(sort="-date")[:100]`` are the items of the newest 100 images; ``len()`` of
-        it is the number of rows that match, and :meth:`Listing.facets` counts their values. The
-        rows are those of now, also if some are written later.
-
-        Args:
-            where: filter by metadata, as in :meth:`search`.
-            keywords: rows with all of these words in file name, folder or metadata.
-            sort: ``id``, ``name`` (of the file, with the numbers in it as numbers), ``source``,
-                ``date`` (a column called date, taken_at, ... or, without one, when the file was
-                written), or a metadata column (also ``metadata.COLUMN``); ``-`` before it for
-                descending order. Up to three of them in a list. Rows without a value come last;
-                equal ones are ordered by id.
-
-        Raises:
-            InputError: a column does not exist, the filter cannot be parsed or does not fit the
-                metadata, there is no keyword, or no row has a date.
-            SettingError: more than three sort keys.
-        """
+        """Return the rows that match, in an order; see :meth:`BaseGallery.browse`."""
         from lookalike.gallery.listing import list_rows
 
         return list_rows(self, where=where, keywords=keywords, sort=sort)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 from lookalike.errors import SettingError
 from lookalike.filters.facets import Facet, facets_of_rows
 from lookalike.formatting import format_count
+from lookalike.gallery.base import BaseListing
 from lookalike.gallery.items import GalleryItem
 from lookalike.gallery.lookup import rows_of
 from lookalike.gallery.state import GalleryState
@@ -20,18 +21,15 @@ if TYPE_CHECKING:
     from lookalike.filters import Where
     from lookalike.gallery.gallery import Gallery
 
-_READ_AT_ONCE = 1_000
-
 MAX_VALUES = 1_000
 """Values of a column that facets list, at most."""
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Listing(Sequence[GalleryItem]):
-    """Rows of one state of a gallery in an order, each of which is read when it is used.
+class Listing(BaseListing):
+    """Rows of one state of a gallery in an order; see :class:`BaseListing`.
 
-    ``listing[40]`` is an item, ``listing[40:60]`` a list of them; ``len(listing)`` is the number of
-    rows that match. Later writes to the gallery change neither.
+    Later writes to the gallery do not change it.
 
     Args:
         gallery: a snapshot.
@@ -62,10 +60,6 @@ class Listing(Sequence[GalleryItem]):
         [item] = self._items(self.gallery.store.get(self.ids(slice(place, place + 1))))
         return item
 
-    def __iter__(self) -> Iterator[GalleryItem]:
-        for start in range(0, len(self), _READ_AT_ONCE):
-            yield from self[start : start + _READ_AT_ONCE]
-
     def __repr__(self) -> str:
         return f"<Listing of {self.gallery!r}: {format_count(len(self), 'row')}>"
 
@@ -88,45 +82,26 @@ class Listing(Sequence[GalleryItem]):
     def facets(
         self, columns: Iterable[str] | None = None, *, most_frequent: int = 50
     ) -> list[Facet]:
-        """Count the values of metadata columns in these rows.
-
-        Args:
-            columns: names; by default all columns, sorted by name, the first 1,000.
-            most_frequent: values of a column that are listed, from 1 to 1,000.
-
-        Returns:
-            Each column's kind, the number of rows that have a value, and its most frequent values
-            with their numbers of rows. Columns without booleans, numbers or texts in these rows are
-            left out.
-
-        Raises:
-            InputError: no row of the gallery has one of the columns.
-            SettingError: ``most_frequent`` is out of range.
-            CancelledError: the work was cancelled.
-        """
-        if not 1 <= most_frequent <= MAX_VALUES:
-            raise SettingError(
-                f"{{most_frequent}} must be from 1 to {MAX_VALUES:,}", most_frequent=most_frequent
-            )
+        """Count the values of metadata columns in these rows; see :meth:`BaseListing.facets`."""
+        check_most_frequent(most_frequent)
         names = columns if columns is None or isinstance(columns, str) else [*columns]
         return facets_of_rows(self.gallery.store.columns(), self.numbers, names, most_frequent)
 
     def groups(self, key: str = "date", by: str = "value") -> list[Group]:
-        """Return the groups of rows that are next to each other and have the same value.
-
-        ``gallery.browse(sort="-date").groups("date", by="month")`` are the months with their
-        numbers of rows, newest first; see :func:`~lookalike.search.groups.group_rows`.
-
-        Args:
-            key: ``source``, ``date``, or a metadata column; best the first one of the order.
-            by: ``value``, ``year``, ``month`` or ``day``.
-
-        Raises:
-            InputError: the key does not exist, or there are more than 10,000 groups.
-            SettingError: ``by`` is none of these.
-            CancelledError: the work was cancelled.
-        """
+        """Return the groups of rows next to each other; see :meth:`BaseListing.groups`."""
         return group_rows(self.gallery.store, self.numbers, key, by)
+
+
+def check_most_frequent(count: int) -> None:
+    """Check the number of values that facets list of a column.
+
+    Raises:
+        SettingError: it is out of range.
+    """
+    if not 1 <= count <= MAX_VALUES:
+        raise SettingError(
+            f"{{most_frequent}} must be from 1 to {MAX_VALUES:,}", most_frequent=count
+        )
 
 
 def list_rows(

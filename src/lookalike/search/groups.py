@@ -70,8 +70,7 @@ def group_rows(
         SettingError: ``by`` is none of these.
         CancelledError: the work was cancelled.
     """
-    if by not in ("value", *PERIODS):
-        raise SettingError("{by} must be value, year, month or day", by=by)
+    check_period(by)
     if not len(rows):
         return []
     codes, values = _codes(store, rows, SortKey.parse(key))
@@ -90,6 +89,16 @@ def group_rows(
         Group(every[code][1], count)
         for code, count in zip(codes[starts].tolist(), counts.tolist(), strict=True)
     ]
+
+
+def check_period(by: str) -> None:
+    """Check what rows are grouped by.
+
+    Raises:
+        SettingError: it is neither ``value`` nor a period.
+    """
+    if by not in ("value", *PERIODS):
+        raise SettingError("{by} must be value, year, month or day", by=by)
 
 
 def _codes(

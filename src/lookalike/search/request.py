@@ -542,9 +542,8 @@ class SearchRequest:
         Raises:
             InputError: the filter is a parsed one, which has no text.
         """
-        if self.where is not None and not isinstance(self.where, str | Mapping):
-            raise InputError("{where} must be a string or a mapping to be sent", where=None)
         options = {name: getattr(self, name) for name in _OPTIONS}
+        options["where"] = filter_as_json(self.where)
         options["metric"] = None if self.metric is None else self.metric.value
         options["rerank"] = "+".join(self.rerankings) or None
         box = self.region.box
@@ -600,6 +599,17 @@ def query_from_json(fields: Mapping[str, Any]) -> Query:
     if has_words and all(fields.get(name) is None for name in names):
         return Query()
     return Query.from_json(fields)
+
+
+def filter_as_json(where: Where | None) -> str | Mapping[str, Any] | None:
+    """Return a filter as a JSON value.
+
+    Raises:
+        InputError: it is a parsed one, which has no text.
+    """
+    if where is not None and not isinstance(where, str | Mapping):
+        raise InputError("{where} must be a string or a mapping to be sent", where=None)
+    return where
 
 
 def options_from_json(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,8 +90,6 @@ def _option(name: str, text: str) -> Any:
         return text.split(",")
     if name == "weights":
         return [_number(each) for each in text.split(",")]
-    if name == "where" and text.lstrip().startswith("{"):
-        return _json(text)
     return text
 
 
