@@ -677,7 +677,9 @@ def _query_string(data: bytes) -> None:
         UrlParameters(**dict(params)).options().request(_QUERY).for_metric(Metric.COSINE)
     form = SearchForm(params)
     _ = form.options_query, form.page_query(60), form.offset, form.sort
-    form.request(form.query or _QUERY, _FACETS, 7).for_metric(Metric.COSINE)
+    for supports_text in (False, True):
+        query = form.query(supports_text=supports_text) or _QUERY
+        form.request(query, _FACETS, 7).for_metric(Metric.COSINE)
 
 
 def _headers(data: bytes) -> None:

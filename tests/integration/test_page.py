@@ -297,6 +297,41 @@ def test_search_with_an_item_and_go_back(tab: Open, site: Serving) -> None:
     assert shown(page) == first
 
 
+def test_the_first_results_of_a_url_come_with_the_page(tab: Open, site: Serving) -> None:
+    page = tab("/g/empty")
+    paths: list[str] = []
+    page.on("request", lambda request: paths.append(urlsplit(request.url).path))
+    rows = list(site.service.handle("shop").gallery.store.ids())
+    sales = site.service.handle("shop").gallery.browse(where="sale = true", sort="name")
+    like, unlike = [rows[4]], [rows[20]]
+    k = len(rows)
+    for query, expected in {
+        "sort=name&value:sale=yes": list(sales.ids(slice(0, k))),
+        f"id={quote(rows[4])}&min:year=2003": ids(
+            site, "shop", id=rows[4], where="year >= 2003", k=k
+        ),
+        f"id={quote(rows[4])}&not-id={quote(rows[20])}&weights=1,.25": combined(
+            site, like, unlike, weights=[1, 0.25], k=k
+        ),
+        f"id={quote(rows[4])}&text=green": ids(site, "shop", id=rows[4], keywords="green", k=k),
+        f"id={quote(rows[4])}&min_similarity=0.9": ids(
+            site, "shop", id=rows[4], min_similarity=0.9, k=k
+        ),
+    }.items():
+        page.goto(f"{site.url}/g/shop?{query}")
+        page.wait_for_selector("main[data-ready]")
+        assert is_start(shown(page), expected)
+    assert not [path for path in paths if path.endswith(("/search", "/items"))]
+
+
+def test_words_that_match_nothing_are_named(tab: Open, site: Serving) -> None:
+    page = tab("/g/shop")
+    for type_words in (lambda: page.fill("#text", "green grean"), page.reload):
+        type_words()
+        page.wait_for_selector("#count >> text=No name or metadata with 'grean' (similar: green).")
+        assert is_start(shown(page), ids(site, "shop", text="green", k=100))
+
+
 def test_uploaded_file_and_its_url(tab: Open, site: Serving, colors: Path) -> None:
     page = tab("/g/shop")
     path = colors / "green" / "7.png"

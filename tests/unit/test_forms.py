@@ -43,19 +43,58 @@ def test_messages_about_fields_are_short() -> None:
         assert len(str(error.value)) < 300
 
 
+def query(*fields: tuple[str, str], supports_text: bool = True) -> Query | None:
+    return form(*fields).query(supports_text=supports_text)
+
+
+def examples(*fields: tuple[str, str]) -> list[tuple[str | None, float]]:
+    parsed = query(*fields)
+    assert parsed is not None
+    return [(each.id or each.url or each.text, each.weight) for each in parsed.examples]
+
+
 def test_the_query_of_a_form() -> None:
-    assert form().query is None
-    assert form(("id", ""), ("sort", "name")).query is None
-    assert form(("keywords", " red ")).query == Query()
-    one = form(("text", " b ")).query
-    assert one is not None
-    assert [each.text for each in one.examples] == ["b"]
-    several = form(("id", "a"), ("id", "c"), ("not-id", "d"), ("text", "b")).query
-    assert several is not None
-    assert [each.id for each in several.examples] == ["a", "c", "d", None]
-    assert [each.weight for each in several.examples] == [1, 1, -0.5, 1]
+    assert query() is None
+    assert query(("id", ""), ("sort", "name")) is None
+    assert query(("keywords", " red ")) == Query()
+    assert examples(("text", " b ")) == [("b", 1)]
+    several = ("id", "a"), ("url", "https://b"), ("id", "c"), ("not-id", "d"), ("text", "t")
+    assert examples(*several) == [("a", 1), ("https://b", 1), ("c", 1), ("d", -0.5), ("t", 1)]
     with pytest.raises(InputError):
-        _ = form(("not-id", "d")).query
+        query(("not-id", "d"))
+
+
+def test_weights_of_a_form() -> None:
+    several = ("id", "a"), ("not-id", "d"), ("text", "t")
+    assert examples(*several, ("weights", "2,.25")) == [("a", 2), ("d", -0.25), ("t", 1)]
+    for unfit in ("2", "1,2,3", "1,x", "1,-1", "1,nan", "1,inf", ","):
+        assert examples(*several, ("weights", unfit)) == [("a", 1), ("d", -0.5), ("t", 1)]
+
+
+def test_the_text_of_a_form_beside_an_image() -> None:
+    both = form(("text", " red shoe "), ("id", "a"))
+    for supports_text, texts, keywords in (
+        (True, [None, "red shoe"], None),
+        (False, [None], "red shoe"),
+    ):
+        parsed = both.query(supports_text=supports_text)
+        assert parsed is not None
+        assert [each.text for each in parsed.examples] == texts
+        assert both.request(parsed, FACETS, 7).keywords == keywords
+    assert query(("text", "red"), supports_text=False) == Query.of(text="red")
+
+
+def test_images_that_only_a_browser_has() -> None:
+    assert form(("upload", "ab")).has_uploads
+    assert form(("not-upload", "ab"), ("id", "a")).has_uploads
+    assert not form(("upload", ""), ("id", "a")).has_uploads
+
+
+def test_a_form_that_groups_is_sorted_by_what_its_groups_have_in_common() -> None:
+    assert form(("group", "month"), ("sort", "name")).sort == "-date"
+    assert form(("group", "metadata.label"), ("sort", "name")).sort == "metadata.label"
+    assert form(("sort", "name")).sort == "name"
+    assert form().sort == "id"
 
 
 def test_pages_of_a_form() -> None:

@@ -16,8 +16,13 @@ from lookalike.filters.facets import Facet
 from lookalike.search.request import Example, Query, SearchRequest
 from lookalike.server.schemas import MAX_EXAMPLES, UrlParameters
 
-_LIKE, _UNLIKE = ("id", "url"), ("not-id", "not-url")
-_QUERY_FIELDS = (*_LIKE, *_UNLIKE, "upload", "not-upload", "weights", "text", "box")
+_UNLIKE = "not-"
+_KINDS = ("id", "url")
+_UPLOADS = ("upload", f"{_UNLIKE}upload")
+"""Images that only a browser has."""
+
+_EXAMPLES = (*_KINDS, *(f"{_UNLIKE}{kind}" for kind in _KINDS), *_UPLOADS)
+_QUERY_FIELDS = (*_EXAMPLES, "weights", "text")
 _PAGE_FIELDS = ("compare", "group", "offset", "sort", *_QUERY_FIELDS)
 """Fields that are not search options."""
 
@@ -39,27 +44,50 @@ class SearchForm:
         object.__setattr__(self, "_selected", selected)
 
     @property
-    def query(self) -> Query | None:
-        """The query, None if the form has none: its items are listed.
+    def has_uploads(self) -> bool:
+        """Whether the query has images that only a browser has, and its scripts can send."""
+        return any(self.params.get(name) for name in _UPLOADS)
+
+    def query(self, *, supports_text: bool) -> Query | None:
+        """Return the query, None if the form has none: its items are listed.
+
+        Args:
+            supports_text: whether a text is an example that can be combined with others; else its
+                words are keywords beside them.
 
         Raises:
             InputError: it has only images that results should be unlike.
         """
-        like, unlike = self._examples(_LIKE), self._examples(_UNLIKE)
+        like, unlike = self._examples
         if like or unlike:
-            return Query.combine(like, unlike, Example(text=self.text) if self.text else None)
+            text = Example(text=self.text) if self.text and supports_text else None
+            weights = self._weights(len(like), len(unlike), has_text=text is not None)
+            return Query.combine(like, unlike, text, weights)
         if self.text:
             return Query.of(text=self.text)
         return Query() if self.params.get("keywords") else None
 
-    def _examples(self, names: Sequence[str]) -> list[Example]:
-        """Return the examples of some fields; images that a browser keeps need its scripts."""
-        return [
-            Example.from_json({name.removeprefix("not-"): value})
-            for name in names
-            for value in self.params.getlist(name)[:MAX_EXAMPLES]
-            if value
-        ]
+    @property
+    def _examples(self) -> tuple[list[Example], list[Example]]:
+        """What results should be like, and unlike, in the order of the URL."""
+        like: list[Example] = []
+        unlike: list[Example] = []
+        for name, value in self.params.multi_items():
+            kind = name.removeprefix(_UNLIKE)
+            examples = like if kind == name else unlike
+            if value and kind in _KINDS and len(examples) < MAX_EXAMPLES:
+                examples.append(Example.from_json({kind: value}))
+        return like, unlike
+
+    def _weights(self, like: int, unlike: int, *, has_text: bool) -> list[float] | None:
+        """Return the weights of examples; None, the usual ones, where they do not fit."""
+        try:
+            weights = [float(each) for each in self.params.get("weights", "").split(",")]
+        except ValueError:
+            return None
+        if len(weights) != like + unlike or not all(0 <= each < math.inf for each in weights):
+            return None
+        return [*weights, 1.0] if has_text else weights
 
     @property
     def text(self) -> str:
@@ -74,13 +102,16 @@ class SearchForm:
 
     @property
     def sort(self) -> str:
-        """What a listing is sorted by."""
+        """What a listing is sorted by: for groups, by what they have in common."""
+        group = self.params.get("group")
+        if group:
+            return "-date" if group == "month" else group
         return self.params.get("sort") or "id"
 
     @property
     def options_query(self) -> str:
         """The options without the query, as a query string."""
-        return self._query_string(without=(*_QUERY_FIELDS, "offset"))
+        return self._query_string(without=(*_QUERY_FIELDS, "box", "offset"))
 
     def page_query(self, offset: int) -> str:
         """Return the query string of the same form from another offset on."""
@@ -108,9 +139,11 @@ class SearchForm:
             and name not in (*_PAGE_FIELDS, "where")
             and not name.startswith((VALUE, MIN, MAX))
         }
+        if self.text and not any(each.text for each in query.examples):
+            fields["keywords"] = self.text
         fields |= {name: "true" for name in ("foreground", "multi_crop", "exact") if name in fields}
         try:
-            options = UrlParameters(**{**fields, "k": k}).options()
+            options = UrlParameters(**{**fields, "k": k, "offset": self.offset}).options()
         except ValidationError as error:
             first = error.errors()[0]
             raise InputError(f"{'/'.join(map(str, first['loc']))[:80]}: {first['msg']}") from None

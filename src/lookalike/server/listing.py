@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.exceptions import RequestValidationError
 
 from lookalike.errors import InputError
+from lookalike.filters import Where
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ids import UPLOADS
 from lookalike.gallery.listing import Listing
@@ -62,9 +63,20 @@ async def list_items(
     For the next page, pass `next` as `cursor`; for any other, an `offset`. Sorting is done once for
     a revision of the gallery: a page far down takes as long as the first.
     """
-    page = _Page(opened, parameters, service.settings.limits.response_bytes)
-    data = await _run(service, opened, parameters, page.build)
+    data = await item_page(service, opened, parameters, parameters.where)
     return Response(data, media_type="application/json")
+
+
+async def item_page(
+    service: Service,
+    opened: OpenGallery,
+    parameters: listing_schemas.PageParameters,
+    where: Where | None,
+) -> bytes:
+    """Return a page of the items that match a filter, in JSON."""
+    page = _Page(opened, parameters, service.settings.limits.response_bytes)
+    options = {"where": where, "keywords": parameters.keywords, "sort": parameters.sort}
+    return await _run(service, opened, options, page.build)
 
 
 @router.get(
@@ -92,7 +104,8 @@ async def get_facets(
         )
         return dumps(answer)
 
-    data = await _run(service, opened, parameters, count, long=True)
+    options = {"where": parameters.where, "keywords": parameters.keywords}
+    data = await _run(service, opened, options, count, long=True)
     return Response(data, media_type="application/json")
 
 
@@ -125,7 +138,8 @@ async def get_groups(
         )
         return dumps(answer)
 
-    data = await _run(service, opened, parameters, count, long=True)
+    options = parameters.model_dump(include={"where", "keywords", "sort"})
+    data = await _run(service, opened, options, count, long=True)
     return Response(data, media_type="application/json")
 
 
@@ -158,20 +172,15 @@ async def list_ids(
 async def _run(
     service: Service,
     opened: OpenGallery,
-    parameters: listing_schemas.SelectionParameters,
+    options: dict[str, Any],
     build: Callable[[Listing], bytes],
     *,
     long: bool = False,
 ) -> bytes:
-    """Return what is built of the items that match, in their order.
+    """Return what is built of the items that :meth:`Gallery.browse` returns with options.
 
     What is ordered already is read at once; the threads for long work order the rest.
     """
-    options: dict[str, Any] = {
-        "where": parameters.where,
-        "keywords": parameters.keywords,
-        "sort": getattr(parameters, "sort", "id"),
-    }
 
     def work(gallery: Gallery) -> bytes:
         return build(gallery.browse(**options))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,9 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from lookalike.errors import LookalikeError
 from lookalike.evaluation.saved import load_saved_evaluation
-from lookalike.filters import Filter
 from lookalike.filters.facets import Facet
-from lookalike.gallery.gallery import Gallery
 from lookalike.languages import (
     TEXTS,
     Translate,
@@ -26,7 +25,6 @@ from lookalike.languages import (
     translate,
 )
 from lookalike.report.svg import picture
-from lookalike.search.hits import Hits
 from lookalike.search.ordering import COLUMN, name_of
 from lookalike.search.request import RERANKINGS
 from lookalike.search.search import TEXT_NOTE, split_note
@@ -35,18 +33,17 @@ from lookalike.server.browsing import Browsing
 from lookalike.server.dependencies import GalleryDep, ServiceDep
 from lookalike.server.forms import SearchForm, display_text
 from lookalike.server.handles import OpenGallery
-from lookalike.server.links import item_urls
-from lookalike.server.metrics import Stages
+from lookalike.server.listing import item_page
+from lookalike.server.listing_schemas import PageParameters
 from lookalike.server.problems import ProblemError
 from lookalike.server.rendering import new_environment
-from lookalike.server.responses import facet_column
+from lookalike.server.responses import facet_column, run_search
 from lookalike.server.service import Service
-from lookalike.types import Metadata
 
 router = APIRouter(include_in_schema=False)
 
-_WITHOUT_SCRIPTS = 60
-"""Images of a page for browsers without scripts."""
+_PAGE_SIZE = 100
+"""Items that the page asks for at a time."""
 
 _SORT_COLUMNS = 20
 """Columns of the metadata that the page offers to sort by."""
@@ -63,7 +60,7 @@ _MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg
 
 
 _templates = new_environment()
-_templates.globals |= {"display_text": display_text, "picture": picture}
+_templates.globals |= {"display_text": display_text, "name_of": name_of, "picture": picture}
 _templates.filters["urlencode"] = lambda text: quote(text, safe="")
 
 
@@ -133,6 +130,7 @@ async def browse_page(
     facets = await browsing.facets(opened)
     facts = await gallery_facts(service, opened)
     others = await comparable_galleries(service, opened)
+    page_size = min(_PAGE_SIZE, service.settings.limits.k)
     t = translate(choose_language(request.headers.get("accept-language", "")))
     return await render(
         "browse.html",
@@ -151,11 +149,13 @@ async def browse_page(
         max_bytes=service.settings.limits.upload_bytes,
         page_facts={
             "rows": facts["rows"],
+            "page_size": page_size,
             "supports_text": facts["supports_text"],
+            "text_note": TEXT_NOTE,
             "columns": [facet_column(facet).model_dump() for facet in facets],
             "others": others,
         },
-        **await _first_results(service, opened, form, facets),
+        **await _first_results(service, opened, form, facets, page_size),
     )
 
 
@@ -271,67 +271,57 @@ def is_page_request(method: str, path: str, accept: str) -> bool:
 
 
 async def _first_results(
-    service: Service, opened: OpenGallery, form: SearchForm, facets: Sequence[Facet]
+    service: Service,
+    opened: OpenGallery,
+    form: SearchForm,
+    facets: Sequence[Facet],
+    page_size: int,
 ) -> dict[str, Any]:
-    """Return the values of the results template."""
-    stages, offset, limit = Stages(service.metrics), form.offset, _WITHOUT_SCRIPTS
-    values: dict[str, Any] = {"problem": None, "items": [], "total": 0, "note": None}
-    values |= {"listed": False, "next_url": None}
+    """Return the first results in HTML, and as the API answers, from which scripts go on."""
+    values: dict[str, Any] = {"problem": None, "first_page": None, "items": [], "next_url": None}
     options = form.options_query
-    values["options"] = f"&{options}" if options else ""
+    values |= {"options": f"&{options}" if options else "", "total": 0, "listed": False, "note": ""}
+    if form.has_uploads:  # the answer of this query is one that scripts ask for
+        return values
     try:
-        query = form.query
-        if query is None:
-            where = form.filter(facets)
-            items, total = await service.read(
-                opened,
-                lambda gallery: _listed(gallery, opened, where, form.sort, offset, limit),
-                long=True,
-            )
-            values["listed"] = True
-        else:
-            end = min(offset + limit, service.settings.limits.k)
-            request = form.request(query, facets, end)
-            hits = (await service.search(opened, request, stages)).hits
-            items = [
-                _item(opened, hit.id, hit.metadata, hits.similarity(hit)) for hit in hits[offset:]
-            ]
-            total, values["note"] = offset + len(items), _note(hits)
+        page = await _first_page(service, opened, form, facets, page_size)
+    except ProblemError as problem:
+        return {**values, "problem": problem}
     except LookalikeError as error:
         return {**values, "problem": service.problem_of(error)}
-    if len(items) == limit:
-        values["next_url"] = f"/g/{opened.name}?{form.page_query(offset + limit)}"
-    return {**values, "items": items, "total": total}
-
-
-def _note(hits: Hits) -> str:
-    """Return what a person should know about hits; how a text is searched for is at its field."""
-    return "; ".join(each for each in split_note(hits.note) if each != TEXT_NOTE)
-
-
-def _listed(
-    gallery: Gallery,
-    opened: OpenGallery,
-    where: Filter | None,
-    sort: str,
-    offset: int,
-    limit: int,
-) -> tuple[list[dict[str, Any]], int]:
-    """Return a page of items, and how many match."""
-    listing = gallery.browse(where=where, sort=sort)
-    items = [_item(opened, each.id, each.metadata) for each in listing[offset : offset + limit]]
-    return items, len(listing)
-
-
-def _item(
-    opened: OpenGallery, row_id: str, metadata: Metadata, similarity: float | None = None
-) -> dict[str, Any]:
-    """Return what the results template shows of an item."""
-    label = metadata.get("label")
+    items = page["items"] if "items" in page else page["hits"]
+    if page["next"] is not None:
+        values["next_url"] = f"/g/{opened.name}?{form.page_query(form.offset + len(items))}"
     return {
-        "id": row_id,
-        "title": name_of(row_id),
-        "label": "" if label is None else display_text(label),
-        "similarity": similarity,
-        **item_urls(opened, row_id),
+        **values,
+        "first_page": page if form.offset == 0 else None,
+        "items": items,
+        "listed": "items" in page,
+        "total": form.offset + len(items) if page["total"] is None else page["total"],
+        "note": _note(page.get("note")),
     }
+
+
+async def _first_page(
+    service: Service,
+    opened: OpenGallery,
+    form: SearchForm,
+    facets: Sequence[Facet],
+    page_size: int,
+) -> dict[str, Any]:
+    """Return what the API answers to the request of a form."""
+    supports_text = opened.batcher.encoder.supports_text
+    query = form.query(supports_text=supports_text)
+    if query is None:
+        parameters = PageParameters(sort=[form.sort], offset=form.offset, limit=page_size)
+        data = await item_page(service, opened, parameters, form.filter(facets))
+    else:
+        request = form.request(query, facets, page_size)
+        data = bytes((await run_search(opened, service, request)).body)
+    page: dict[str, Any] = json.loads(data)
+    return page
+
+
+def _note(note: str | None) -> str:
+    """Return what a person should know about hits; how a text is searched for is at its field."""
+    return "; ".join(each for each in split_note(note) if each != TEXT_NOTE)

@@ -61,7 +61,7 @@ export class API {
   }
 
   async #query(state) {
-    if (!hasExamples(state)) return this.supportsText ? { text: state.text } : { keywords: state.text };
+    if (!hasExamples(state)) return { text: state.text };
     const like = await Promise.all(state.like.map((example) => this.#example(example)));
     const unlike = await Promise.all(state.unlike.map((example) => this.#example(example)));
     const weights = [...state.like, ...state.unlike].map(({ weight }) => weight);

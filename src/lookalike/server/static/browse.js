@@ -40,6 +40,7 @@ class Browser {
     this.count = main.querySelector("#count");
     this.notices = main.querySelector("#notices");
     const kinds = new Map(this.info.columns.map(({ column, kind }) => [column, kind]));
+    this.first = this.readFirstPage();
     this.api = new API(this.gallery, { kinds, supportsText: this.info.supports_text });
     this.selection = new Selection(this.gallery);
     this.selection.addEventListener("change", () => this.panes.forEach(({ grid }) => grid.refresh()));
@@ -208,6 +209,19 @@ class Browser {
     if (push || replace) history[replace ? "replaceState" : "pushState"]({}, "", url);
   }
 
+  // The first page of the query in the URL, which is in the HTML.
+  readFirstPage() {
+    const node = document.querySelector("#first-page");
+    return { query: writeState(this.state).toString(), page: JSON.parse(node.textContent) };
+  }
+
+  // Returns the first page of a state, if it is there already; once.
+  takeFirstPage(state) {
+    const { query, page } = this.first;
+    this.first = { query, page: null };
+    return query === writeState(state).toString() ? page : null;
+  }
+
   // Returns the panes with their first results: one for each gallery that is compared.
   async load(signal) {
     const other = this.state.options.compare;
@@ -218,25 +232,27 @@ class Browser {
   async loadPane(name, signal) {
     const isOwn = name === this.gallery;
     const state = structuredClone(isOwn ? this.state : await withImages(this.state, this.gallery, keepUpload));
+    let ready = isOwn ? this.takeFirstPage(state) : null;
     const api = isOwn ? this.api : new API(name, { kinds: this.api.kinds, supportsText: this.info.others[name] });
     const { group } = state.options;
     if (group) state.options.sort = group === "month" ? "-date" : group;
     const pane = { name, state, first: null, revision: null };
     const load = async (offset, limit, pageSignal) => {
-      const asked = { offset, limit, revision: pane.revision, signal: pageSignal };
+      const range = { offset, limit, revision: pane.revision, signal: pageSignal };
+      const page = ready ?? (await (isSearch(state) ? api.search(state, range) : api.list(state, range)));
+      ready = null;
       if (!isSearch(state)) {
-        const page = await api.list(state, asked);
         pane.revision = page.revision;
         pane.first ??= page;
         return page;
       }
-      const page = await api.search(state, asked);
       pane.first ??= page;
       const end = offset + page.hits.length; // how many there are is only known at the end
       pane.pages.isOpen = page.total === null && page.next !== null;
       return { items: page.hits, total: page.total ?? (page.next ? Math.max(pane.pages.total, end + limit) : end) };
     };
     pane.pages = new Pages({
+      size: this.info.page_size,
       load,
       onChange: (from, to) => pane.grid?.refresh(from, to),
       onProblem: (problem) => (problem.status === 410 ? this.run({ push: false }) : this.showProblem(problem)),
@@ -292,9 +308,15 @@ class Browser {
 
   showCount() {
     const [{ pages, first, state }] = this.panes;
-    const note = first?.note ? ` ${first.note[0].toUpperCase()}${first.note.slice(1)}.` : "";
-    this.count.textContent = `${pages.isOpen ? t("most-similar-first") : t(isSearch(state) ? "results-count" : "items-count", { n: pages.total })}${note}`;
+    const note = this.noteOf(first);
+    this.count.textContent = `${pages.isOpen ? t("most-similar-first") : t(isSearch(state) ? "results-count" : "items-count", { n: pages.total })} ${note}`;
     document.title = `${this.titleOf(state)} · lookalike`;
+  }
+
+  // What to know about results, as a sentence; how a text is searched for is at its field.
+  noteOf(page) {
+    const note = (page?.note ?? "").replace(this.info.text_note, "").replace(/^; /, "");
+    return note && `${note[0].toUpperCase()}${note.slice(1)}.`;
   }
 
   titleOf(state) {

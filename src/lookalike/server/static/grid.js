@@ -10,7 +10,7 @@ const OVERSCAN = 600; // pixels above and below the window
 const MAX_HEIGHT = 12_000_000; // what browsers lay out; a longer list is scrolled faster
 
 export class Grid {
-  // `pages` has the items; `cell` makes ({node, fill(item, index), clear()}) from an index.
+  // `pages` has the items; `cell` makes ({node, fill(item, {isInSight}), clear()}) from an index.
   constructor(root, { createCell, captionHeight }) {
     this.root = root;
     this.createCell = createCell;
@@ -184,6 +184,7 @@ export class Grid {
     for (const [index, cell] of this.cells) {
       if ((index < start || index >= stop) && index !== this.#keptIndex()) this.#remove(index, cell);
     }
+    this.sight = [this.#indexAt(scrolled * speed), this.#indexAt(scrolled * speed + innerHeight) + this.columns];
     for (let index = start; index < stop; index++) this.#add(index, shift);
     this.#drawHeadings(first, last, shift);
     this.pages.want(start, stop);
@@ -221,7 +222,7 @@ export class Grid {
 
   #fill(cell, index) {
     const item = this.pages.item(index);
-    if (item) cell.fill(item, index);
+    if (item) cell.fill(item, { isInSight: this.sight[0] <= index && index < this.sight[1] });
     else cell.clear();
     cell.node.querySelector(".thumbnail").tabIndex = index === this.focused ? 0 : -1;
   }

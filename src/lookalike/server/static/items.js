@@ -73,7 +73,7 @@ export function cellFactory(gallery, actions, side) {
       name.textContent = similarity.textContent = label.textContent = "";
     }
 
-    function fill(item, place) {
+    function fill(item, { isInSight }) {
       const isSelected = actions.isSelected(item);
       node.classList.toggle("selected", isSelected);
       checkbox.checked = isSelected;
@@ -85,11 +85,11 @@ export function cellFactory(gallery, actions, side) {
       link.href = pageURL(gallery, item.id);
       link.setAttribute("aria-label", t("open-item", { name: title }));
       checkbox.setAttribute("aria-label", t("select-item", { name: title }));
+      image.fetchPriority = isInSight ? "high" : "low"; // what is in sight comes first
       setThumbnail(image, item, side());
       name.textContent = node.title = title;
       similarity.textContent = item.similarity === undefined || item.similarity === null ? "" : formatPercent(item.similarity);
       label.textContent = labelOf(item);
-      if (place < 0) clear();
     }
 
     clear();
