@@ -47,8 +47,10 @@ def query(*fields: tuple[str, str], supports_text: bool = True) -> Query | None:
     return form(*fields).query(supports_text=supports_text)
 
 
-def examples(*fields: tuple[str, str]) -> list[tuple[str | None, float]]:
-    parsed = query(*fields)
+def examples(
+    *fields: tuple[str, str], supports_text: bool = True
+) -> list[tuple[str | None, float]]:
+    parsed = query(*fields, supports_text=supports_text)
     assert parsed is not None
     return [(each.id or each.url or each.text, each.weight) for each in parsed.examples]
 
@@ -81,7 +83,7 @@ def test_the_text_of_a_form_beside_an_image() -> None:
         assert parsed is not None
         assert [each.text for each in parsed.examples] == texts
         assert both.request(parsed, FACETS, 7).keywords == keywords
-    assert query(("text", "red"), supports_text=False) == Query.of(text="red")
+    assert examples(("text", "red"), supports_text=False) == [("red", 1)]
 
 
 def test_images_that_only_a_browser_has() -> None:
