@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -275,6 +276,86 @@ def test_search_combines_examples(folder: Path, tmp_path: Path) -> None:
         done = lookalike("search", gallery, *arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr
+
+
+@pytest.fixture(scope="module")
+def years(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gallery of twelve images with a year and a label."""
+    home = tmp_path_factory.mktemp("years")
+    rows = ["path,label,year"]
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (12, 12, 3), np.uint8)
+        Image.fromarray(pixels).save(home / f"{number}.png")
+        rows.append(f"{number}.png,{'odd' if number % 2 else 'even'},{2000 + number // 2}")
+    (home / "list.csv").write_text("\n".join(rows))
+    run("index", "g.gallery", "list.csv", "--encoder", "color", cwd=home)
+    return home
+
+
+def test_search_without_a_query_lists_images(years: Path) -> None:
+    def names(*arguments: object) -> list[str]:
+        shown = run("search", "g.gallery", *arguments, "--paths", cwd=years)
+        return [Path(line).stem for line in shown.splitlines()]
+
+    assert names("--where", "label = 'odd'") == ["1", "11", "3", "5", "7", "9"]  # by ID
+    assert names("--where", "label = 'odd'", "--sort", "-name", "-k", 2) == ["11", "9"]
+    pages = [names("--sort", "-year", "--sort", "-name", "--offset", n) for n in (0, 7, 14)]
+    assert pages == [
+        ["11", "10", "9", "8", "7", "6", "5"],
+        ["4", "3", "2", "1", "0"],
+        [],
+    ]
+    assert names("--keywords", "odd", "--sort", "year", "-k", 2) == ["1", "3"]
+    assert names("--keywords", "odd", "-k", 5, "--offset", 4) == ["7", "9"]
+    assert names("--where", '{"year": {"gte": 2005}}', "--sort", "date") == ["10", "11"]
+
+    table = lookalike("search", "g.gallery", "--sort", "-year", "-k", 2, "--offset", 2, cwd=years)
+    title, head, _, first, second = table.stdout.splitlines()
+    assert title == "all images: results 3 to 4 of 12, by -year"
+    assert head.split() == ["rank", "year", "label", "id"]
+    assert [row.split() for row in (first, second)] == [
+        ["3", "2004", "even", "list:8.png"],
+        ["4", "2004", "odd", "list:9.png"],
+    ]
+    assert table.stderr == "more: --offset 4\n"
+    last = lookalike("search", "g.gallery", "--where", "year = 2004", cwd=years)
+    assert last.stdout.startswith("year = 2004: 2 results, id\n")
+    assert last.stderr == ""
+
+    listed = json.loads(run("search", "g.gallery", "--sort", "-name", "--json", cwd=years))
+    assert (listed["query"], listed["ranked_by"], listed["total"]) == ("all images", "sort", 12)
+    assert [hit["rank"] for hit in listed["hits"]] == list(range(1, 8))
+    assert {hit["distance"] for hit in listed["hits"]} == {None}
+    assert listed["hits"][0]["metadata"] == {"label": "odd", "year": 2005}
+    csv = run("search", "g.gallery", "--where", "year = 2000", "--sort", "-id", "--csv", cwd=years)
+    assert [line.split(",")[:3] for line in csv.splitlines()[1:]] == [
+        ["year = 2000", "1", "list:1.png"],
+        ["year = 2000", "2", "list:0.png"],
+    ]
+    run("search", "g.gallery", "--sort", "name", *("--image", "h.png"), "--copy-to", "c", cwd=years)
+    assert sorted(path.name for path in (years / "c").iterdir())[0] == "01-0.png"
+    with Image.open(years / "h.png") as image:
+        assert image.width > 500
+
+
+def test_further_results_follow_those_before(years: Path) -> None:
+    def results(*arguments: object) -> list[tuple[int, str]]:
+        line = json.loads(run("search", "g.gallery", *arguments, "--json", cwd=years))
+        return [(hit["rank"], hit["id"]) for hit in line["hits"]]
+
+    for query in (
+        ("4.png",),
+        ("4.png", "--include-self"),
+        ("--id", "list:4.png"),
+        ("--like", "4.png", "--like", "5.png", "--unlike", "6.png"),
+        ("4.png", "--keywords", "odd"),
+    ):
+        whole = results(*query, "-k", 8)
+        assert [rank for rank, _ in whole] == list(range(1, 9))
+        parts = [results(*query, "-k", 3, "--offset", start) for start in (0, 3, 6)]
+        assert [hit for part in parts for hit in part][:8] == whole
+    beyond = lookalike("search", "g.gallery", "4.png", "--offset", 50, cwd=years)
+    assert (beyond.stdout, beyond.stderr) == ("4.png: 0 results, cosine\n", "")
 
 
 MISTAKES = {

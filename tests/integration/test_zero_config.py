@@ -484,7 +484,7 @@ MISTAKES: dict[str, tuple[Sequence[str], str]] = {
     ),
     "no query to list": (["photos", "--csv"], "no query: pass an image, --text"),
     "no query to copy": (["photos", "--copy-to", "out"], "no query: pass an image, --text"),
-    "no query to filter": (["photos", "--where", "label = 'red'"], "no query: pass an image"),
+    "no query to go on with": (["photos", "--offset", "7"], "no query: pass an image"),
     "files of a folder of images": (
         ["doctor", "photos"],
         "photos: is a folder of images, not a gallery",
@@ -616,8 +616,8 @@ def test_results_stream(home: Path) -> None:
         picture("red", number).save(many / f"{number:02}.png")
     source = _Recorded(many)
     gallery = open_on_demand(home / "photos", progress=False)
-    search = _Search(gallery, {"k": 3}, include_self=False)
-    results = search.each(Queries([source], []), [], [])  # type: ignore[list-item]
+    search = _Search(gallery, {"k": 3, "offset": 0, "exact": False}, include_self=False)
+    results = search.each(Queries([source], []), [], [], None)  # type: ignore[list-item]
     first = next(results)
     assert first.hits.query.endswith("00.png")
     assert len(source.opened) <= 20

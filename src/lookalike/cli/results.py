@@ -23,6 +23,8 @@ from lookalike.formatting import format_count, format_distance, printable, short
 
 if TYPE_CHECKING:
     from lookalike.search.hits import Hits
+    from lookalike.search.ordering import SortKey
+    from lookalike.types import Hit
 
 _CSV_COLUMNS = ("query", "rank", "id", "path", "distance", "similarity", "label")
 
@@ -40,10 +42,17 @@ _VIEWERS = {"darwin": "open", "linux": "xdg-open"}
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The hits of one query; ``label`` is the query's own, if it has one."""
+    """The hits of one query, or of a listing.
+
+    Args:
+        hits: a page of them.
+        label: of the query, if it has one.
+        order: of a listing.
+    """
 
     hits: Hits
     label: object = None
+    order: Sequence[SortKey] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,26 +109,28 @@ class Table:
     def write(self, result: Result) -> None:
         """Print a result."""
         hits = result.hits
-        labeled = any("label" in hit.metadata for hit in hits)
         place = "id" if self._paths.root is None else "path"
         distance = ["distance"] if hits.has_distances else []
-        columns = ("rank", *distance, *(["label"] if labeled else []), place)
+        sorted_by = [key.name for key in result.order if key.is_column]
+        metadata = dict.fromkeys((*sorted_by, *(["label"] if _are_labeled(hits) else [])))
         rows = [
             (
                 str(hit.rank),
                 *([format_distance(hit.distance)] if distance else []),
-                *([str(hit.metadata.get("label", ""))] if labeled else []),
+                *(_cell(hit, name) for name in metadata),
                 hit.id if self._paths.root is None else self._paths.shown(hit.uri),
             )
             for hit in hits
         ]
-        count = format_count(len(hits), "result")
         query = shorten(self._paths.shown(hits.query), _TITLE_CHARACTERS)
-        title = f"{query}: {count}, {_order(hits)}"
+        title = f"{query}: {_count(hits)}, {_order(result)}"
         if not rows:
             console.print_lines(title)
             return
-        console.print_table(columns, rows, title=title)
+        console.print_table(("rank", *distance, *metadata, place), rows, title=title)
+        end = hits[-1].rank
+        if hits.total is not None and end < hits.total:
+            console.note(f"more: --offset {end}")
         if self._protocol is not None:
             from lookalike.cli.terminal_images import print_images
 
@@ -128,8 +139,31 @@ class Table:
             print_images([*first, *replace(hits, rows=local).images()], self._protocol)
 
 
-def _order(hits: Hits) -> str:
+def _are_labeled(hits: Hits) -> bool:
+    return any("label" in hit.metadata for hit in hits)
+
+
+def _cell(hit: Hit, column: str) -> str:
+    value = hit.metadata.get(column)
+    return "" if value is None else str(value)
+
+
+def _count(hits: Hits) -> str:
+    """Return how many hits there are, on this page and on all of them."""
+    first = hits[0].rank if hits else 1
+    if first > 1:
+        whole = "" if hits.total is None else f" of {hits.total:,}"
+        return f"results {first:,} to {hits[-1].rank:,}{whole}"
+    if hits.total is None or hits.total == len(hits):
+        return format_count(len(hits), "result")
+    return f"{len(hits):,} of {format_count(hits.total, 'result')}"
+
+
+def _order(result: Result) -> str:
     """Return what hits are ordered by; distances may be in another order than the ranks."""
+    hits = result.hits
+    if result.order:
+        return f"by {', '.join('-' * key.descending + key.name for key in result.order)}"
     if hits.ranked_by == "embedding+keywords":
         return f"{hits.measure} and keywords"
     distances = [hit.distance for hit in hits]
@@ -247,7 +281,7 @@ class Collector:
         if self._several:
             folder /= f"{self._queries:03}-{_plain(result.hits.query)}"
             self._make(folder)
-        width = max(2, len(str(len(result.hits))))
+        width = max([2, *(len(str(hit.rank)) for hit in result.hits)])
         for hit in result.hits:
             try:
                 self._put(hit.uri, folder, f"{hit.rank:0{width}}")
@@ -331,19 +365,21 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", last)[:_NAME_CHARACTERS].strip(".-") or "query"
 
 
-def without_queries(hits: Hits, queries: Sequence[str], k: int) -> tuple[Hits, bool]:
-    """Return the first ``k`` hits that are no query's own file, and whether there were such.
+def without_queries(hits: Hits, queries: Sequence[str], page: slice) -> tuple[Hits, bool]:
+    """Return a page of the hits that are no query's own file, and whether there were such.
 
     Args:
-        hits: more than ``k``, since some may be left out.
+        hits: from the first one on, some more than to the end of the page.
         queries: locations of the query images.
-        k: number of hits.
+        page: of the hits that are left.
     """
     files = [
         query if is_url(query) else _real_path(unescape_name(query)) for query in queries if query
     ]
     rows = [hit for hit in hits if not any(_is_same_image(file, hit.uri) for file in files)]
-    kept = tuple(replace(hit, rank=rank) for rank, hit in enumerate(rows[:k], 1))
+    kept = tuple(
+        replace(hit, rank=rank) for rank, hit in enumerate(rows[page], (page.start or 0) + 1)
+    )
     return replace(hits, rows=kept), len(rows) < len(hits)
 
 

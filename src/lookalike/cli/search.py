@@ -38,8 +38,17 @@ if TYPE_CHECKING:
     from lookalike.sources import Skipped
     from lookalike.types import Failure
 
+_ALL = "all images"
+"""Names a listing of all images in results."""
+
 _GALLERY_SUFFIX = ".gallery"
 """A folder of such a name is a gallery, or what is left of one."""
+
+_OF_QUERIES = (
+    *("metric", "max_distance", "min_similarity", "exact", "box", "foreground", "multi_crop"),
+    "rerank",
+)
+"""Options of searches for queries."""
 
 _BATCH = 16
 """Queries that are encoded together, at most; their results are printed before the next ones."""
@@ -70,7 +79,7 @@ def command(
         str | None,
         typer.Option(
             metavar="WORDS",
-            help="Full-text metadata search, fused with the image ranking.",
+            help="Full-text metadata search: alone, or fused with the image ranking.",
         ),
     ] = None,
     ids: Annotated[
@@ -86,6 +95,9 @@ def command(
         typer.Option(metavar="IMAGE", help="Negative example, a file or ID (repeatable)."),
     ] = None,
     k: K = 7,
+    offset: Annotated[
+        int, typer.Option(metavar="N", help="Leave out the first N results, for further ones.")
+    ] = 0,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -99,7 +111,14 @@ def command(
         str | None,
         typer.Option(
             metavar="FILTER",
-            help="Filter by metadata, e.g. \"year >= 2020 and tag = 'a'\".",
+            help="Filter by metadata, e.g. \"year >= 2020 and tag = 'a'\"; alone, list the images.",
+        ),
+    ] = None,
+    sort: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="List images in an order: name, date, source, id or a column; -KEY: descending.",
         ),
     ] = None,
     max_distance: Annotated[
@@ -183,12 +202,16 @@ def command(
       lookalike search photos new-photos --csv > similar.csv
       lookalike search photos.gallery query.jpg --where "year >= 2020"
       lookalike search photos.gallery --like a.jpg --like b.jpg --unlike c.jpg
+      lookalike search photos.gallery --where "label = 'cat'" --sort=-date -k 50
 
     A folder of images is indexed on demand: its gallery is in the cache, and
     brought up to date each time. "lookalike photos query.jpg" is the short form.
 
-    JSON line: "query", "ranked_by", "note" and "hits", each with rank, id, uri,
-    distance, similarity and metadata.
+    Without a query, --where, --keywords and --sort list the images that match:
+    all of them in pages of -k, with --offset.
+
+    JSON line: "query", "ranked_by", "note", "total" and "hits", each with rank,
+    id, uri, distance, similarity and metadata.
 
     Exit code 1: some queries or images could not be read, or some results not
     copied; each is listed.
@@ -204,6 +227,7 @@ def command(
     )
     options: dict[str, Any] = {
         "k": k,
+        "offset": offset,
         "metric": metric,
         "where": where,
         "max_distance": max_distance,
@@ -216,9 +240,10 @@ def command(
         "keywords": keywords,
     }
     is_combined = bool(like or unlike)
-    others = any((ids, text, is_combined, keywords is not None))
+    has_query = bool(query or ids or text or is_combined)
+    is_listing = not has_query and (sort or where is not None or keywords is not None)
     is_folder = _is_folder(gallery, query or ())
-    if not (query or others) and (outputs.is_wanted or where is not None or not is_folder):
+    if not (has_query or is_listing) and (outputs.is_wanted or offset or not is_folder):
         raise _no_query(gallery)
     searched = None if is_folder else _open_gallery(gallery, encoder)
     queries = read_queries(
@@ -226,15 +251,17 @@ def command(
         folder=gallery,
         allow_private_urls=allow_private_urls,
     )
-    if queries.failures and not (len(queries) or others):
+    if queries.failures and not (
+        len(queries) or ids or text or is_combined or keywords is not None
+    ):
         raise queries.failures[0]
     if queries.are_words:
         whole = " ".join(query or ())
         console.note(f'note: each word is a query of its own; one query: "{printable(whole)}"')
-    _check_options(options)
+    _check_options(options, sort, has_query=has_query)
     try:
         searched = searched or _open_folder(gallery, encoder)
-        if not (query or others):
+        if not (has_query or is_listing):
             _introduce(searched)
             _finish(searched.failures, [])
             return
@@ -242,7 +269,7 @@ def command(
         if is_combined:
             results: Iterable[Result] = [search.combined(query, ids, (like, unlike, text))]
         else:
-            results = search.each(queries, ids or [], text or [])
+            results = search.each(queries, ids or [], text or [], sort)
         count = 1 if is_combined else len(queries) + len(ids or []) + len(text or [])
         outputs.write(results, searched, max(1, count), query or ())
     except KeyboardInterrupt:
@@ -252,7 +279,7 @@ def command(
     failures = [*queries.failures, *search.failures]
     if not outputs.count and failures:
         raise failures[0]
-    if search.left_out and not outputs.rows:
+    if search.left_out and not (outputs.rows or offset):
         console.note("the only result is the query itself; --include-self shows it")
     if k > len(searched.gallery) and outputs.rows:
         rows = format_count(len(searched.gallery), "row")
@@ -287,19 +314,52 @@ class _Searched:
     skipped: Sequence[Skipped] = ()
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
+def _check_options(
+    options: Mapping[str, Any], sort: Sequence[str] | None, *, has_query: bool
+) -> None:
     """Check the options of a search before a folder is indexed for it, which may take long.
 
     Raises:
         LookalikeError: as the search would.
     """
+    from lookalike.search.ordering import sort_keys
     from lookalike.search.region import QueryRegion
-    from lookalike.search.request import Query, SearchRequest
+    from lookalike.search.request import Example, Query, SearchRequest
 
+    if sort:
+        sort_keys(sort)
+        _check_no_ranking(options, has_query=has_query)
     fields = dict(options)
     region = [fields.pop(name) for name in ("box", "foreground", "multi_crop")]
     QueryRegion.of(region[0], foreground=region[1], multi_crop=region[2])
-    SearchRequest(queries=(Query(),), **{**fields, "keywords": "any"})
+    query = Query((Example(text="any"),)) if has_query else Query()
+    if sort and fields["keywords"] is None and fields["where"] is None:
+        fields["keywords"] = "any"
+    if has_query or fields["where"] is not None or fields["keywords"] is not None:
+        SearchRequest(queries=(query,), **fields)
+
+
+def _check_no_ranking(options: Mapping[str, Any], *, has_query: bool) -> None:
+    """Check that images are listed in an order, not ranked.
+
+    Raises:
+        SettingError: there is a query, or an option of one.
+    """
+    from lookalike.errors import SettingError
+
+    if has_query:
+        raise SettingError(
+            "{sort} lists images without a query; the results of a query are ordered by distance: "
+            "leave out {sort} or the query",
+            sort=None,
+        )
+    for name in _OF_QUERIES:
+        if options[name] not in (None, False):
+            raise SettingError(
+                f"{{{name}}} needs a query, and {{sort}} lists images without one",
+                **{name: None},
+                sort=None,
+            )
 
 
 def _is_folder(path: str, queries: Sequence[str]) -> bool:
@@ -370,7 +430,7 @@ def _no_query(path: str) -> InputError:
     from lookalike.errors import InputError
 
     return InputError(
-        "no query: pass an image, --text, --like, --keywords or --id, as in "
+        "no query: pass an image, --text, --like, --keywords, --id, --where or --sort, as in "
         f"lookalike search {shlex.quote(path)} query.jpg"
     )
 
@@ -403,10 +463,16 @@ class _Search:
         self.failures: list[InputError] = []
         self.left_out = 0
 
-    def each(self, queries: Queries, ids: Sequence[str], texts: Sequence[str]) -> Iterator[Result]:
-        """Yield the result of each query; that of keywords alone if there is none."""
+    def each(
+        self,
+        queries: Queries,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        sort: Sequence[str] | None,
+    ) -> Iterator[Result]:
+        """Yield the result of each query; without one, the images that match, in an order."""
         if not (queries.parts or queries.failures or ids or texts):
-            yield Result(self._gallery.search(**self._options))
+            yield self._listing(sort) if sort else Result(self._gallery.search(**self._options))
             return
         for batch in _batches(queries):
             if batch[0].text is not None:
@@ -420,6 +486,29 @@ class _Search:
             yield from (Result(*pair) for pair in zip(of_ids, labels, strict=True))
         if texts:
             yield from self._texts(texts)
+
+    def _listing(self, sort: Sequence[str]) -> Result:
+        """Return the images that match, in an order."""
+        import math
+        from functools import partial
+
+        from lookalike.search.hits import Hits, display_size
+        from lookalike.search.ordering import sort_keys
+        from lookalike.types import Hit
+
+        where, keywords = self._options["where"], self._options["keywords"]
+        listing = self._gallery.browse(where=where, keywords=keywords, sort=sort)
+        start = self._options["offset"]
+        items = listing[start : start + self._options["k"]]
+        rows = tuple(
+            Hit(rank, item.id, item.uri, math.nan, item.metadata)
+            for rank, item in enumerate(items, start + 1)
+        )
+        reader = partial(self._gallery.read_images, reduce=display_size)
+        name = keywords or where or _ALL
+        metric = self._gallery.metric
+        hits = Hits(name, metric, rows, None, reader, "sort", total=len(listing))
+        return Result(hits, order=sort_keys(sort))
 
     def _check_ids(self, ids: Sequence[str]) -> None:
         """Check that there are rows with these ids.
@@ -444,8 +533,6 @@ class _Search:
     ) -> Result:
         """Search with one query of several examples: files, or IDs of indexed images, a text."""
         like, unlike = (None if names is None else self._examples(names) for names in examples[:2])
-        from lookalike.stores.base import MAX_K
-
         text = examples[2]
         arguments: dict[str, Any] = {
             "query": queries or None,
@@ -457,13 +544,11 @@ class _Search:
         files = [
             name for name in (*(examples[0] or ()), *(examples[1] or ())) if Path(name).is_file()
         ]
-        k = self._options["k"]
-        if self._include_self or not 0 < k < MAX_K - len(files):
+        deeper = self._deeper(len(files))
+        if deeper is None:
             return Result(self._gallery.search(**arguments, **self._options))
-        hits = self._gallery.search(**arguments, **{**self._options, "k": k + len(files)})
-        others, left_out = without_queries(hits, files, k)
-        self.left_out += left_out
-        return Result(others)
+        hits = self._gallery.search(**arguments, **deeper)
+        return Result(self._without(hits, files))
 
     def _examples(self, names: Sequence[str]) -> list[Any]:
         """Return images by id, or by file, URL or item of a data set."""
@@ -499,17 +584,32 @@ class _Search:
             yield Result(hits, each.label)
 
     def _search(self, images: Sequence[Any]) -> list[Hits]:
+        deeper = self._deeper(1)
+        if deeper is None:
+            return list(self._gallery.search(list(images), **self._options))
+        results = self._gallery.search(list(images), **deeper)
+        return [self._without(hits, [hits.uri or ""]) for hits in results]
+
+    def _deeper(self, files: int) -> dict[str, Any] | None:
+        """Return the options of a search of which the files of a query are left out afterwards.
+
+        None if they stay, or nothing deeper can be searched. Pages after the first one are cut out
+        of the exact results, so that each follows the one before.
+        """
         from lookalike.stores.base import MAX_K
 
-        k = self._options["k"]
-        if self._include_self or not 0 < k < MAX_K:
-            return list(self._gallery.search(list(images), **self._options))
-        results = []
-        for hits in self._gallery.search(list(images), **{**self._options, "k": k + 1}):
-            others, left_out = without_queries(hits, [hits.uri or ""], k)
-            self.left_out += left_out
-            results.append(others)
-        return results
+        k, offset = self._options["k"], self._options["offset"]
+        if self._include_self or not 0 < k + offset <= MAX_K - files:
+            return None
+        exact = self._options["exact"] or offset > 0
+        return {**self._options, "k": offset + k + files, "offset": 0, "exact": exact}
+
+    def _without(self, hits: Hits, files: Sequence[str]) -> Hits:
+        """Return the page of hits, those of the query's own files left out."""
+        page = slice(self._options["offset"], self._options["offset"] + self._options["k"])
+        others, left_out = without_queries(hits, files, page)
+        self.left_out += left_out
+        return others
 
 
 def _batches(queries: Iterable[OneQuery]) -> Iterator[list[OneQuery]]:

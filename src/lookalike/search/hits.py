@@ -28,7 +28,7 @@ Positions = NDArray[np.float32]
 
 _MAX_MATCHES = 100
 
-RankedBy = Literal["embedding", "keywords", "embedding+keywords", "id"]
+RankedBy = Literal["embedding", "keywords", "embedding+keywords", "id", "sort"]
 """What the order of hits comes from."""
 
 RANKED_BY: tuple[RankedBy, ...] = get_args(RankedBy)
@@ -58,11 +58,11 @@ class Hits(Sequence[Hit]):
     pickled. A slice is ``Hits`` again; ranks stay those of the search.
 
     ``ranked_by`` says what the order comes from: ``embedding``, ``keywords`` (names and metadata),
-    ``embedding+keywords``, both fused by rank, or ``id``, where nothing but a filter was searched
-    by; distances are NaN then. ``total`` is the number of rows that match keywords or a filter
-    alone; None where all rows are ranked. ``note`` is what a person should know about it:
-    that a text was searched in names and metadata, since the encoder has no texts, which words
-    match nothing, and that an approximate index was used.
+    ``embedding+keywords``, both fused by rank, ``id``, where nothing but a filter was searched by,
+    or ``sort``, where rows are listed in an order; distances are NaN then. ``total`` is the number
+    of rows that match keywords or a filter alone; None where all rows are ranked. ``note`` is what
+    a person should know about it: that a text was searched in names and metadata, since the encoder
+    has no texts, which words match nothing, and that an approximate index was used.
 
     ``matches`` has, by id, where geometric verification found the query in the images of hits:
     points ``(i, 2)`` float32, x and y as shares of the width and height.
@@ -160,11 +160,12 @@ class Hits(Sequence[Hit]):
         return min(1.0, max(-1.0, 1 - float(hit.distance)))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the query, what ranked its hits, the note and the hits as JSON values."""
+        """Return the query, what ranked its hits, the note, how many there are, and the hits."""
         return {
             "query": self.query,
             "ranked_by": self.ranked_by,
             "note": self.note,
+            "total": self.total,
             "hits": [self.hit_as_dict(hit) for hit in self.rows],
         }
 
