@@ -29,6 +29,7 @@ from tests.serving import Serving, serving
 ROWS = 60
 COLORS = {"red": (200, 40, 30), "green": (40, 180, 60), "blue": (30, 60, 210)}
 SEARCH = "/v1/galleries/colors/search"
+NEIGHBORS = "/v1/galleries/colors/item/neighbors"
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,27 @@ def test_pages_of_an_approximate_search_repeat_nothing(
         later += hits.ids
     assert [*first, *later] == [*first, *(row_id for row_id in every if row_id not in first)]
     assert exact.k == len(every)
+
+
+def test_neighbors_are_a_search_with_one_item(served: Serving) -> None:
+    def get(query: str, status: int = 200) -> Any:
+        response, answer = served.request("GET", f"{NEIGHBORS}?id={RED}&{query}")
+        assert response.status == status, answer
+        return json.loads(answer)
+
+    body = {"id": RED, "where": "year > 2000", "k": 4}
+    expected = post(served, {**body, "k": 12})
+    pages = [get("where=year+%3E+2000&k=4")]
+    for _ in range(2):
+        pages.append(get(f"where=year+%3E+2000&k=4&cursor={pages[-1]['next']}"))
+    assert [row_id for page in pages for row_id in ids(page)] == ids(expected)
+    assert pages[0] == post(served, body)
+    assert ids(get("where=year+%3E+2000&k=4&offset=4")) == ids(pages[1])
+    assert get("metric=l2&min_similarity=0.5", 422)["errors"][0]["location"].startswith("query/")
+    assert get("cursor=junk", 422)["errors"][0]["location"] == "query/cursor"
+    assert "did you mean 'where'" in get("were=3", 422)["detail"]
+    _, answer = served.request("GET", f"{NEIGHBORS}?id=colors:red/0.png")
+    assert json.loads(answer)["errors"][0]["location"] == "query/id"
 
 
 def test_a_cursor_is_of_one_query_and_revision(tmp_path: Path, colors: Path) -> None:

@@ -14,7 +14,6 @@ from lookalike.server import schemas
 from lookalike.server.caching import ONE_HOUR, accepts_webp, cache_headers, is_fresh
 from lookalike.server.dependencies import GalleryDep, ItemId, ServiceDep
 from lookalike.server.json_bodies import JsonRoute
-from lookalike.server.limits import Limits
 from lookalike.server.links import DEFAULT_SIZE, ThumbnailSize
 from lookalike.server.multipart import FORM, image_of
 from lookalike.server.openapi import (
@@ -165,17 +164,21 @@ async def get_item_thumbnail(
     "/item/neighbors",
     summary="Find items similar to an item",
     response_model=schemas.SearchResult,
-    responses={**item_links("$response.body#/hits/0/id", *ITEM_READS), **error_responses(501)},
+    responses={**item_links("$response.body#/hits/0/id", *ITEM_READS), **error_responses(410, 501)},
 )
 async def get_item_neighbors(
     opened: GalleryDep,
     service: ServiceDep,
-    row_id: ItemId,
-    k: Annotated[int, Query(ge=1, le=Limits().k, description="Number of results.")] = 7,
+    parameters: Annotated[schemas.NeighborParameters, Query()],
 ) -> Response:
-    """Return the nearest neighbors of an item, without the item itself."""
-    query = search.Query.of(id=row_id)
-    return await run_search(opened, service, search.SearchRequest(queries=(query,), k=k))
+    """Return a page of the nearest neighbors of an item, without the item itself.
+
+    It is a search with the item as the only example. For the next page, pass `next` as `cursor`
+    with the same parameters.
+    """
+    query = search.Query.of(id=parameters.id, place="id")
+    request = parameters.options().request(query)
+    return await run_search(opened, service, request, parameters.cursor)
 
 
 @router.put(

@@ -175,7 +175,16 @@ class UrlParameters(_CommonParameters):
     def options(self) -> BodyParameters:
         """Return the same options as in a JSON body, without the cursor."""
         box = None if self.box is None else [int(value) for value in self.box.split(",")]
-        return BodyParameters(**{**self.model_dump(exclude={"cursor"}), "box": box})
+        options = self.model_dump(include=set(BodyParameters.model_fields))
+        return BodyParameters(**{**options, "box": box})
+
+
+class NeighborParameters(UrlParameters):
+    """An item and the options of a search with it, in the query string of a URL."""
+
+    id: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] = Field(
+        description="ID of the item.", examples=["photos:cats/1.jpg"]
+    )
 
 
 def _or_sent_image(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
