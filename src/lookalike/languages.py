@@ -21,6 +21,7 @@ TEXTS: Mapping[str, Mapping[str, Text]] = json.loads(
 """Texts by language (ISO 639-1) and key."""
 
 _THOUSANDS = {"de": "."}
+_PERCENT = {"de": "\u00a0%"}
 
 
 def choose_language(accept: str) -> str:
@@ -61,6 +62,11 @@ def translate(language: str) -> Translate:
 def format_number(value: int, language: str) -> str:
     """Return a whole number with a separator of thousands."""
     return f"{value:,}".replace(",", _THOUSANDS.get(language, ","))
+
+
+def format_percent(share: float, language: str) -> str:
+    """Return a share in per cent; similarities below 0 are shown as 0."""
+    return f"{max(0, round(100 * share))}{_PERCENT.get(language, '%')}"
 
 
 def _shown(value: object, language: str) -> str:

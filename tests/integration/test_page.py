@@ -229,15 +229,16 @@ def test_browse_in_an_order_and_in_groups(tab: Open, site: Serving) -> None:
     assert is_start(listed(page, lambda: page.select_option("#sort", "-metadata.year")), newest)
     page.select_option("#sort", "")
     listed(page, lambda: page.select_option("#group", "metadata.label"))
-    headings = page.locator(".group-heading").all_inner_texts()
+    headings = page.locator(".group-heading h2").all_inner_texts()
     assert headings[:2] == ["<b>blue", "green"]
+    assert page.locator(".group-heading .muted").all_inner_texts()[:2] == ["10", "10"]
     assert page.locator("#sort").is_disabled()
     screenshot(page, "groups")
     again = tab(page.url.removeprefix(site.url))
     shown(again)
-    assert again.locator(".group-heading").all_inner_texts()[:2] == headings[:2]
+    assert again.locator(".group-heading h2").all_inner_texts()[:2] == headings[:2]
     listed(page, lambda: page.select_option("#group", "month"))
-    months = page.locator(".group-heading").all_inner_texts()
+    months = page.locator(".group-heading h2").all_inner_texts()
     assert months == [f"{datetime.now(UTC):%B %Y}"]  # when the files were written
 
 

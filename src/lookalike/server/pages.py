@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request
+from markupsafe import Markup
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from lookalike.errors import LookalikeError
@@ -22,6 +23,7 @@ from lookalike.languages import (
     Translate,
     choose_language,
     format_number,
+    format_percent,
     translate,
 )
 from lookalike.report.svg import picture
@@ -86,6 +88,8 @@ def _load_static_files() -> dict[str, StaticFile]:
 
 
 _STATIC_FILES = _load_static_files()
+_ICONS = _STATIC_FILES["icons.svg"].data.decode()
+_templates.globals["icons"] = Markup(_ICONS)  # in the page, where they need no connection
 
 
 async def _browsing(request: Request) -> Browsing:
@@ -253,7 +257,7 @@ def _language_values(accept: str) -> dict[str, Any]:
         "texts": TEXTS[language],
         "t": translate(language),
         "number": lambda value: format_number(value, language),
-        "percent": lambda share: f"{max(0, round(100 * share))} %",
+        "percent": lambda share: format_percent(share, language),
     }
 
 

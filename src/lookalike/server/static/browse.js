@@ -14,7 +14,7 @@ import { Selection } from "./selection.js";
 import { SelectionBar } from "./selection_bar.js";
 import { hasExamples, isSearch, readState, writeState } from "./state.js";
 import { keepUpload } from "./storage.js";
-import { formatMonth, t } from "./texts.js";
+import { formatMonth, formatPercent, t } from "./texts.js";
 import { UploadDialog } from "./upload_dialog.js";
 
 const SIZES = [88, 120, 160, 210, 280, 380]; // of cells, in pixels
@@ -96,7 +96,7 @@ class Browser {
     }
     const threshold = main.querySelector("#threshold");
     const output = main.querySelector("#threshold-value");
-    threshold.addEventListener("input", () => (output.textContent = `${threshold.value} %`));
+    threshold.addEventListener("input", () => (output.textContent = formatPercent(threshold.valueAsNumber / 100)));
     threshold.addEventListener("change", () => {
       state.options.min_similarity = threshold.value === "0" ? "" : String(threshold.valueAsNumber / 100);
       this.run();
@@ -147,7 +147,7 @@ class Browser {
     for (const name of ["foreground", "multi_crop"]) main.querySelector(`#${name}`).checked = Boolean(state.options[name]);
     const threshold = Math.round(100 * Number(state.options.min_similarity || 0));
     main.querySelector("#threshold").value = String(threshold);
-    main.querySelector("#threshold-value").textContent = `${threshold} %`;
+    main.querySelector("#threshold-value").textContent = formatPercent(threshold / 100);
   }
 
   // ---- queries ------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class Browser {
       if (problem.name === "AbortError" || controller.signal.aborted) return;
       if (!(problem instanceof Problem)) throw problem;
       this.isOffline = problem.status === 0;
-      if (!this.filters.showProblem(problem)) this.showProblem(problem);
+      if (!this.filters.showProblem(problem) || !this.panes.length) this.showProblem(problem);
     } finally {
       clearTimeout(busy);
       if (this.controller === controller) this.results.removeAttribute("aria-busy");
@@ -335,7 +335,7 @@ class Browser {
     const reasons = [];
     if (state.text) reasons.push(t("no-words", { text: state.text }));
     if (restrict) reasons.push(t("no-filter", { n: this.filters.count }));
-    if (state.options.min_similarity) reasons.push(t("no-similar", { share: `${Math.round(100 * state.options.min_similarity)} %` }));
+    if (state.options.min_similarity) reasons.push(t("no-similar", { share: formatPercent(Number(state.options.min_similarity)) }));
     box.append(element("h2", {}, t("no-results")), element("p", {}, reasons.join(" ") || t("only-query")));
     const actions = element("p", { class: "actions" });
     if (restrict) actions.append(button(t("clear-filters"), () => this.main.querySelector("#clear-filters").click()));

@@ -11,7 +11,7 @@ export function element(name, attributes = {}, ...children) {
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  use.setAttribute("href", `/static/icons.svg#${name}`);
+  use.setAttribute("href", `#icon-${name}`);
   svg.setAttribute("class", "icon");
   svg.setAttribute("aria-hidden", "true");
   svg.append(use);
@@ -29,6 +29,32 @@ export function button(text, onClick, { iconName = null, showText = !iconName, .
   }
   node.addEventListener("click", onClick);
   return node;
+}
+
+// Closes what is open over the page, by `close()`, at a click outside of `node`; on phones, where it
+// covers the page, that click does nothing else.
+export function closeAtClickOutside(node, isOpen, close) {
+  document.addEventListener("click", (event) => {
+    if (!isOpen() || node.contains(event.target)) return;
+    if (matchMedia("(max-width: 40rem)").matches) {
+      event.preventDefault();
+      event.stopPropagation();
+    }
+    close();
+  }, { capture: true });
+}
+
+// Opens a dialog; returns whether its button with the value "confirm" closed it.
+export function confirmed(dialog) {
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", function onClose() {
+      if (dialog.open) return; // the event of the time before, which comes late
+      dialog.removeEventListener("close", onClose);
+      resolve(dialog.returnValue === "confirm");
+    });
+  });
 }
 
 export function problemBox(problem, ...actions) {

@@ -1,6 +1,9 @@
 // The panel of filters: values of columns with their numbers, ranges, and an expression.
 
-import { t } from "./texts.js";
+import { closeAtClickOutside } from "./dom.js";
+import { formatNumber, t } from "./texts.js";
+
+const isSheet = () => matchMedia("(max-width: 59.99rem)").matches; // over the page
 
 export class Filters {
   // `onChange()` is called when the filters of `state` have changed.
@@ -16,11 +19,15 @@ export class Filters {
       this.render();
       onChange();
     });
-    opener.addEventListener("click", () => this.toggle(!document.body.classList.contains("filters-open")));
+    opener.addEventListener("click", () => this.toggle(!this.isOpen));
     panel.querySelector("#close-filters").addEventListener("click", () => this.toggle(false));
     panel.addEventListener("keydown", (event) => event.key === "Escape" && this.toggle(false));
-    const wide = matchMedia("(min-width: 60rem)");
-    this.toggle(wide.matches && localStorage.getItem("lookalike.filters") !== "closed", { quietly: true });
+    closeAtClickOutside(panel, () => isSheet() && this.isOpen, () => this.toggle(false));
+    this.toggle(!isSheet() && localStorage.getItem("lookalike.filters") !== "closed", { quietly: true });
+  }
+
+  get isOpen() {
+    return document.body.classList.contains("filters-open");
   }
 
   toggle(isOpen, { quietly = false } = {}) {
@@ -32,7 +39,7 @@ export class Filters {
     } catch {
       // the panel opens as by default next time
     }
-    if (isOpen && matchMedia("(max-width: 59.99rem)").matches) this.panel.querySelector("#close-filters").focus();
+    if (isOpen && isSheet()) this.panel.querySelector("#close-filters").focus();
     else this.opener.focus();
   }
 
@@ -59,7 +66,7 @@ export class Filters {
       const counts = new Map(values.map(([value, count]) => [String(value), count]));
       for (const label of this.panel.querySelectorAll(`[data-column="${CSS.escape(column)}"] label`)) {
         const count = counts.get(label.dataset.value) ?? 0;
-        label.querySelector(".muted").textContent = count.toLocaleString(document.documentElement.lang);
+        label.querySelector(".muted").textContent = formatNumber(count);
         label.classList.toggle("none", count === 0);
       }
     }
@@ -71,7 +78,10 @@ export class Filters {
     this.error.hidden = !isOurs;
     this.error.textContent = isOurs ? problem.message : "";
     this.where.toggleAttribute("aria-invalid", isOurs);
-    if (isOurs) this.toggle(true, { quietly: true });
+    if (isOurs) {
+      this.toggle(true, { quietly: true });
+      this.panel.scrollTop = this.error.offsetTop + this.error.offsetHeight - this.panel.clientHeight + 16;
+    }
     return isOurs;
   }
 

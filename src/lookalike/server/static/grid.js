@@ -3,6 +3,7 @@
 // The window scrolls. Cells are placed by their index; groups of them may have headings.
 
 import { element } from "./dom.js";
+import { formatNumber } from "./texts.js";
 
 const GAP = 10;
 const HEADING = 44;
@@ -232,7 +233,7 @@ export class Grid {
       const isNear = segment.heading && segment.y + segment.heading >= first && segment.y <= last;
       let heading = this.headings.get(segment.start);
       if (isNear && !heading) {
-        heading = element("li", { class: "group-heading", role: "presentation" }, element("h2", {}, segment.title));
+        heading = element("li", { class: "group-heading", role: "presentation" }, element("h2", {}, segment.title), element("span", { class: "muted" }, formatNumber(segment.count)));
         this.headings.set(segment.start, heading);
         const next = this.cells.get(segment.start)?.node;
         if (next) next.before(heading);

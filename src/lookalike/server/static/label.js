@@ -3,7 +3,7 @@
 
 import { API } from "./api.js";
 import { csvTable } from "./csv.js";
-import { button, download, element, emptyState, problemBox } from "./dom.js";
+import { button, confirmed, download, element, emptyState, problemBox } from "./dom.js";
 import { itemURL, requestJSON } from "./http.js";
 import { setSource } from "./images.js";
 import { isEnlarged, nameOf, pageURL } from "./items.js";
@@ -169,23 +169,19 @@ async function assign(label) {
   if (!shownGroup) return;
   const { group } = shownGroup;
   const ids = shownGroup.ids.filter((id) => !deselected.has(id));
-  if (!ids.length || (isMixed(shownGroup) && !deselected.size && !(await confirmed(label)))) return;
+  if (!ids.length || (isMixed(shownGroup) && !deselected.size && !(await confirmedLabel(label)))) return;
   actions.push({ group, label, ids });
   show();
   updateCoverage();
 }
 
-function confirmed(label) {
+function confirmedLabel(label) {
   const dialog = find("#confirm-dialog");
   const n = shownGroup.ids.length;
   find("#confirm-title").textContent = t("confirm-label", { n, label });
   find("#confirm-text").textContent = t("confirm-label-detail", { share: formatPercent(session.homogeneity[shownGroup.group]), limit: formatPercent(session.min_homogeneity) });
   dialog.querySelector("button[value=confirm]").textContent = t("label-all", { n });
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "confirm"), { once: true });
-  });
+  return confirmed(dialog);
 }
 
 function skip() {

@@ -1,7 +1,7 @@
 // The search bar: words, and images as chips, which attract or repel with a weight.
 
 import { setUpCamera } from "./camera.js";
-import { button, element } from "./dom.js";
+import { button, closeAtClickOutside, element } from "./dom.js";
 import { setUpDrawingPad } from "./drawing_pad.js";
 import { imageOf, nameOfExample } from "./history.js";
 import { itemURL, Problem } from "./http.js";
@@ -129,15 +129,38 @@ export class SearchBar {
         if (!isOpen) panel.querySelector("input, canvas, button")?.focus();
       });
     }
+    closeAtClickOutside(this.chips, () => this.#openPanel() !== null, () => this.#closePanel());
+    form.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      this.#closePanel()?.focus();
+      this.#closePopovers()?.focus();
+    });
+    new ResizeObserver(() => document.documentElement.style.setProperty("--search-bar", `${form.offsetHeight}px`)).observe(form);
     setUpDrawingPad(form.querySelector("#drawing-pad"), (blob, finished) => this.#onDraw(blob, finished));
     setUpCamera(document.querySelector("#camera-dialog"), form.querySelector("#camera"), (blob) => this.addFiles([new File([blob], t("camera-file"), { type: blob.type })]));
   }
 
+  // Closes the popover that is open; returns the button that opened it.
   #closePopovers() {
-    for (const opener of this.popovers) {
-      this.form.querySelector(`#${opener.dataset.popover}`).hidden = true;
-      opener.setAttribute("aria-expanded", "false");
-    }
+    const open = this.popovers.find((opener) => opener.getAttribute("aria-expanded") === "true");
+    if (!open) return null;
+    this.form.querySelector(`#${open.dataset.popover}`).hidden = true;
+    open.setAttribute("aria-expanded", "false");
+    return open;
+  }
+
+  // The button of the chip whose panel is open, or null.
+  #openPanel() {
+    return this.chips.querySelector(".chip-main[aria-expanded=true]");
+  }
+
+  // Closes the panel of a chip that is open; returns its button.
+  #closePanel() {
+    const open = this.#openPanel();
+    if (!open) return null;
+    open.parentNode.querySelector(".chip-panel").hidden = true;
+    open.setAttribute("aria-expanded", "false");
+    return open;
   }
 
   // Images that are chosen, dropped or pasted.
@@ -201,10 +224,9 @@ export class SearchBar {
     const sign = side === "unlike" ? "−" : "";
     const panel = element("div", { class: "chip-panel", hidden: "" });
     const main = button("", () => {
-      const isOpen = !panel.hidden;
-      for (const each of this.chips.querySelectorAll(".chip-panel")) each.hidden = true;
-      panel.hidden = isOpen;
-      main.setAttribute("aria-expanded", String(!isOpen));
+      if (this.#closePanel() === main) return;
+      panel.hidden = false;
+      main.setAttribute("aria-expanded", "true");
     }, { class: "chip-main", "aria-expanded": "false" });
     main.replaceChildren(...(image ? [image] : []), element("span", { class: "visually-hidden" }, t(side === "like" ? "like-example" : "unlike-example")), element("span", { class: "chip-name" }, `${sign}${name}${weight}`));
     if (this.state.options.box && this.#isOnly(example)) main.append(element("span", { class: "badge" }, t("region")));
@@ -219,11 +241,13 @@ export class SearchBar {
 
   #chipControls(side, example, hasImage) {
     const range = element("input", { type: "range", min: "0", max: "2", step: "0.1", value: example.weight });
+    const output = element("output", { class: "number" }, formatNumber(example.weight));
+    range.addEventListener("input", () => (output.textContent = formatNumber(range.valueAsNumber)));
     range.addEventListener("change", () => {
       example.weight = range.valueAsNumber;
       this.onChange({});
     });
-    const controls = [element("label", {}, t("weight"), range)];
+    const controls = [element("label", {}, t("weight"), output, range)];
     controls.push(button(t(side === "like" ? "make-unlike" : "make-like"), () => {
       this.#remove(example, { quietly: true });
       this.add({ kind: example.kind, value: example.value }, side === "like" ? "unlike" : "like");
@@ -241,6 +265,7 @@ export class SearchBar {
   }
 
   async #openRegion({ kind, value }) {
+    this.#closePanel();
     const upload = kind === "upload" ? await findUpload(value) : null;
     const src = upload ? URL.createObjectURL(upload.blob) : itemURL(this.gallery, "/image", value);
     await this.region.open(src, this.state.options.box);

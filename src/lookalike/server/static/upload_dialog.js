@@ -6,6 +6,13 @@ import { formatNumber, formatPercent, t } from "./texts.js";
 
 const AT_ONCE = 3;
 
+// A problem with a file as one sentence, in which the name of the file is once.
+function describe({ title, message }, name) {
+  if (!title) return message;
+  const [start, detail] = message.split(`${name}: `);
+  return `${name}: ${detail ?? `${title}. ${start}`}`;
+}
+
 export class UploadDialog {
   // `onDone()` is called after files were added.
   constructor(dialog, { gallery, maxBytes, onDone }) {
@@ -62,7 +69,7 @@ export class UploadDialog {
         this.done += 1;
       } catch (problem) {
         this.failed += 1;
-        this.list.append(element("li", {}, problem.title ? `${file.name}: ${problem.title}. ${problem.message}` : problem.message));
+        this.list.append(element("li", {}, describe(problem, file.name)));
       }
       this.sent.delete(file);
       this.#render();
@@ -104,6 +111,6 @@ export class UploadDialog {
     this.bar.hidden = this.total === 0;
     if (!this.total) this.status.textContent = "";
     else if (this.isRunning) this.status.textContent = t("uploading", { done: this.done, n: this.total, share: formatPercent(share) });
-    else this.status.textContent = [t("uploaded", { n: this.done }), this.failed ? t("upload-failures", { n: this.failed }) : ""].filter(Boolean).join(" ");
+    else this.status.textContent = [this.done || !this.failed ? t("uploaded", { n: this.done }) : "", this.failed ? t("upload-failures", { n: this.failed }) : ""].filter(Boolean).join(" ");
   }
 }
