@@ -778,6 +778,10 @@ def test_page_in_german(tab: Open) -> None:
     assert page.inner_text("button.search-button") == "Suchen"
     page.fill("#text", "qqqq")
     page.wait_for_selector("text=Nichts gefunden")
+    page = tab("/g/shop?where=year%20%3E", locale="de-DE", allow="422")
+    page.wait_for_selector("#results [role=alert] >> text=Ungültige Anfrage")
+    page = tab("/g/none", locale="de-DE", allow="404")
+    assert page.inner_text("h1") == "Galerie nicht gefunden"
     for view, title in (
         ("shop/label", "Bilder beschriften"),
         ("shop/judge", "Ergebnisse bewerten"),

@@ -63,7 +63,6 @@ def _check_parameters(scope: Scope, limit: int) -> None:
         raise ProblemError(
             422,
             "invalid-request",
-            "Invalid request",
             f"the URL has {count:,} parameters; the limit is {limit:,}",
         )
 
@@ -72,16 +71,13 @@ def _check_host(headers: Headers, settings: ServeSettings) -> None:
     """Refuse unknown host names, which protects against DNS rebinding."""
     names = headers.getlist("host")
     if len(names) > 1:
-        raise ProblemError(
-            400, "malformed-request", "Malformed request", "there is more than one Host header"
-        )
+        raise ProblemError(400, "malformed-request", "there is more than one Host header")
     name = names[0] if names else ""
     host = name if name.endswith("]") else name.rsplit(":", 1)[0]
     if settings.hosts and host.lower() not in settings.hosts:
         raise ProblemError(
             421,
             "host-not-allowed",
-            "Host not allowed",
             f"the request is for the host {host[:100]!r}; to allow it, start the service with: "
             "lookalike serve GALLERY --allow-host HOST",
         )
@@ -109,7 +105,6 @@ def _check_site(scope: Scope, headers: Headers, settings: ServeSettings) -> None
     raise ProblemError(
         403,
         "cross-site",
-        "Request from another site",
         "A link on another site leads to this search."
         if is_link
         else "without API keys, pages of other sites must not use the service; to allow one, start "
@@ -182,7 +177,6 @@ def _check_key(scope: Scope, headers: Headers, settings: ServeSettings) -> None:
             raise ProblemError(
                 403,
                 "forbidden",
-                "Writing is disabled",
                 "start the service with: lookalike serve GALLERY --write; or with --keys, and send "
                 "a key that has write permission",
             )
@@ -199,12 +193,9 @@ def _check_key(scope: Scope, headers: Headers, settings: ServeSettings) -> None:
         raise ProblemError(
             401,
             "api-key-required",
-            "API key required",
             "send a valid key as Authorization: Bearer KEY or X-API-Key: KEY",
             {"www-authenticate": "Bearer"},
         )
     identify(scope, key.name, key=key.name)
     if writes and not key.write:
-        raise ProblemError(
-            403, "forbidden", "Write permission required", f"the key {key.name!r} is read-only"
-        )
+        raise ProblemError(403, "forbidden", f"the key {key.name!r} is read-only")

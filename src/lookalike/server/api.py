@@ -286,7 +286,6 @@ async def _saved_evaluation(opened: OpenGallery, service: Service) -> SavedEvalu
         raise ProblemError(
             404,
             "evaluation-not-found",
-            "No saved evaluation",
             "the gallery has not been evaluated yet; run: lookalike evaluate GALLERY --save",
         )
     return saved

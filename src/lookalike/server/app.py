@@ -40,10 +40,10 @@ _DESCRIPTIONS = f'<{api_docs.DOCS_PATH}>; rel="service-doc", </openapi.json>; re
 """The Link header with descriptions of the service (RFC 8631)."""
 
 _HTTP_PROBLEMS = {
-    400: ("malformed-request", "Malformed request"),
-    404: ("endpoint-not-found", "Endpoint not found"),
-    405: ("method-not-allowed", "Method not allowed"),
-    413: ("request-too-large", "Request too large"),
+    400: "malformed-request",
+    404: "endpoint-not-found",
+    405: "method-not-allowed",
+    413: "request-too-large",
 }
 
 
@@ -146,12 +146,10 @@ def _problem(error: Exception, service: Service, request: Request) -> ProblemErr
     if isinstance(error, RequestValidationError):
         return validation_problem(error.errors(), request.scope)
     if isinstance(error, HTTPException):
-        kind, title = _HTTP_PROBLEMS.get(error.status_code, ("refused", "Request refused"))
+        kind = _HTTP_PROBLEMS.get(error.status_code, "refused")
         headers, detail = dict(error.headers or {}), str(error.detail)
         if kind == "endpoint-not-found":
             detail = f"nothing is here; the API is described at {api_docs.DOCS_PATH}"
             headers["link"] = _DESCRIPTIONS
-        return ProblemError(error.status_code, kind, title, detail, headers)
-    return ProblemError(
-        500, "internal-error", "Internal error", "a bug in the service; see the service's log"
-    )
+        return ProblemError(error.status_code, kind, detail, headers)
+    return ProblemError(500, "internal-error", "a bug in the service; see the service's log")

@@ -52,7 +52,6 @@ class Body:
             raise ProblemError(
                 TIMED_OUT,
                 "request-timeout",
-                "Request timed out",
                 f"the request body must arrive within {seconds:g} s",
                 {"connection": "close"},
             ) from None
@@ -96,9 +95,7 @@ class Body:
 
 
 def _too_large(max_bytes: int) -> ProblemError:
-    return ProblemError(
-        413, "request-too-large", "Request too large", f"the limit is {max_bytes / 1e6:g} MB"
-    )
+    return ProblemError(413, "request-too-large", f"the limit is {max_bytes / 1e6:g} MB")
 
 
 def drain_before_end(send: Send, receive: Receive, seconds: float) -> Send:

@@ -55,7 +55,6 @@ class QueryEncoder:
             raise ProblemError(
                 403,
                 "forbidden",
-                "Fetching URLs is disabled",
                 "upload the image instead, or start the service with: lookalike serve GALLERY "
                 "--allow-urls",
             )

@@ -177,7 +177,6 @@ async def get_map(opened: GalleryDep, service: ServiceDep, request: Request) -> 
         raise ProblemError(
             404,
             "map-not-found",
-            "No map yet",
             "run: lookalike explore map GALLERY",
         )
     headers = {"content-length": str(len(data))}
@@ -250,7 +249,6 @@ async def _session(opened: OpenGallery, service: Service, request: Request) -> L
         raise ProblemError(
             404,
             "suggestions-not-found",
-            "No suggestions yet",
             "run: lookalike label suggest GALLERY --save",
         )
     return session

@@ -138,9 +138,7 @@ def validation_problem(
             break
     detail = "; ".join(f"{location}: {message}" for location, message in list(fields)[:_SHOWN])
     listed = [{"location": location, "message": message} for location, message in fields]
-    return ProblemError(
-        422, "invalid-request", "Invalid request", detail, extensions={"errors": listed}
-    )
+    return ProblemError(422, "invalid-request", detail, extensions={"errors": listed})
 
 
 def _location(error: Mapping[str, Any], scope: Mapping[str, Any]) -> str:
@@ -198,7 +196,6 @@ def _malformed(reason: str, place: tuple[int, int] | None = None) -> ProblemErro
     return ProblemError(
         400,
         "malformed-request",
-        "Malformed request",
         f"the body is not JSON{where}: {reason}",
         extensions={"errors": [entry]},
     )
@@ -212,7 +209,6 @@ def unsupported_type(content_type: str, accepted: Sequence[str]) -> ProblemError
     return ProblemError(
         415,
         "unsupported-media-type",
-        "Unsupported media type",
         f"the Content-Type must be {names}{sent}{advice}",
         {"accept": ", ".join(accepted)},
         {"errors": [{"location": "header/content-type", "message": f"must be {names}{sent}"}]},

@@ -196,7 +196,7 @@ def _invalid(name: str, message: str) -> ProblemError:
     detail = f"body/{name[:80]}: {message}"
     listed = [{"location": f"body/{name[:80]}", "message": message}]
     extensions = {"errors": listed}
-    return ProblemError(422, "invalid-request", "Invalid request", detail, extensions=extensions)
+    return ProblemError(422, "invalid-request", detail, extensions=extensions)
 
 
 class _ItemsRoute(JsonRoute):

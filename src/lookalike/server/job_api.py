@@ -55,7 +55,6 @@ async def start_job(
             raise ProblemError(
                 403,
                 "forbidden",
-                "Webhooks are disabled",
                 "ask for the job's state with GET instead, or start the service with: lookalike "
                 "serve GALLERY --allow-webhooks",
             )

@@ -213,7 +213,6 @@ class Jobs:
                 raise ProblemError(
                     409,
                     "job-exists",
-                    "The gallery has a job already",
                     f"the job {each.job.id} is {each.job.state}; wait until it has ended, or "
                     "cancel it",
                     extensions={"job": each.job.id},
@@ -222,7 +221,6 @@ class Jobs:
             raise ProblemError(
                 429,
                 "too-many-requests",
-                "Too many requests",
                 f"{len(active)} jobs are waiting, the limit; try again later",
                 {"retry-after": "10"},
             )
@@ -268,7 +266,6 @@ class Jobs:
             raise ProblemError(
                 404,
                 "job-not-found",
-                "Job not found",
                 f"there is no job {job_id[:80]!r} of this gallery; the last {_KEPT} are known "
                 "since the service was started",
             )

@@ -69,7 +69,7 @@ def image_target(gallery: str, kind: str, parameters: QueryParams) -> Target:
     """
     if len(parameters) != len(parameters.multi_items()):
         detail = "a parameter occurs twice in a signed URL"
-        raise ProblemError(422, "invalid-request", "Invalid request", detail)
+        raise ProblemError(422, "invalid-request", detail)
     size = FULL
     if kind == "thumbnail":  # an unknown size is refused later, as an invalid parameter
         size = _BY_TEXT.get(parameters.get("size", str(DEFAULT_SIZE)), _LARGEST)

@@ -330,7 +330,6 @@ def _changed(state: GalleryState, offset: int, what: str) -> ProblemError:
     return ProblemError(
         410,
         "revision-changed",
-        "Items have changed",
         f"{what} of an earlier revision of the gallery; begin again without cursor and revision, "
         f"at the first page or at offset={offset}",
         extensions={"revision": state.revision, "offset": offset},

@@ -88,7 +88,6 @@ def parse_form(body: bytes, content_type: str, max_parts: int) -> list[Part]:
             raise ProblemError(
                 413,
                 "request-too-large",
-                "Request too large",
                 f"the form has more than {max_parts:,} fields, the limit",
             )
         if not body.startswith(b"\r\n", place):
@@ -138,4 +137,4 @@ def _part(body: bytes, view: memoryview, start: int, end: int, number: int) -> P
 
 def malformed(reason: str) -> ProblemError:
     """Return the problem of a form that cannot be read."""
-    return ProblemError(400, "malformed-request", "Malformed request", f"multipart form: {reason}")
+    return ProblemError(400, "malformed-request", f"multipart form: {reason}")

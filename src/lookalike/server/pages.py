@@ -104,7 +104,7 @@ BrowsingDep = Annotated[Browsing, Depends(_browsing)]
 async def static_file(request: Request, name: str) -> Response:
     """Return a script or stylesheet."""
     if name not in _STATIC_FILES:
-        raise ProblemError(404, "endpoint-not-found", "Endpoint not found", name[:100])
+        raise ProblemError(404, "endpoint-not-found", name[:100])
     file = _STATIC_FILES[name]
     headers = {"etag": file.tag, "cache-control": "no-cache"}
     if request.headers.get("if-none-match") == file.tag:

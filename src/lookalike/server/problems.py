@@ -22,6 +22,7 @@ from lookalike.errors import (
     TimeLimitError,
     UnreachableError,
 )
+from lookalike.languages import DEFAULT_LANGUAGE, translate
 
 log = logging.getLogger(__name__)
 
@@ -39,38 +40,41 @@ class ProblemError(Exception):
 
     status: int
     kind: str
-    title: str
     detail: str
     headers: Mapping[str, str] = field(default_factory=dict)
     extensions: Mapping[str, Any] = field(default_factory=dict)
     about: tuple[str, ...] = ()
     continue_url: str | None = None
 
+    def title(self, language: str = DEFAULT_LANGUAGE) -> str:
+        """Return what all problems of this kind are called (RFC 9457, section 3.1.4)."""
+        return translate(language)(f"problem-{self.kind}")
+
     def as_dict(self) -> dict[str, Any]:
         """Return the problem document."""
         return {
             "type": f"{_TYPES}{self.kind}",
-            "title": self.title,
+            "title": self.title(),
             "status": self.status,
             "detail": self.detail,
             **self.extensions,
         }
 
 
-_KINDS: tuple[tuple[type[LookalikeError], int, str, str], ...] = (
-    (MissingRowError, 404, "item-not-found", "Item not found"),
-    (ImageError, 422, "invalid-image", "Invalid image"),
-    (InputError, 422, "invalid-request", "Invalid request"),
-    (BusyError, 409, "gallery-locked", "Gallery locked by another process"),
-    (FetchError, 502, "fetch-failed", "Image could not be fetched"),
-    (MissingDependencyError, 501, "missing-dependency", "Missing dependency"),
-    (TimeLimitError, 503, "time-limit", "Time limit exceeded"),
-    (CancelledError, 503, "stopping", "Service is stopping"),
-    (UnreachableError, 503, "store-unavailable", "Vector store unavailable"),
-    (ArtifactError, 503, "gallery-unreadable", "Gallery cannot be read"),
-    (StorageError, 507, "write-failed", "Gallery cannot be written"),
+_KINDS: tuple[tuple[type[LookalikeError], int, str], ...] = (
+    (MissingRowError, 404, "item-not-found"),
+    (ImageError, 422, "invalid-image"),
+    (InputError, 422, "invalid-request"),
+    (BusyError, 409, "gallery-locked"),
+    (FetchError, 502, "fetch-failed"),
+    (MissingDependencyError, 501, "missing-dependency"),
+    (TimeLimitError, 503, "time-limit"),
+    (CancelledError, 503, "stopping"),
+    (UnreachableError, 503, "store-unavailable"),
+    (ArtifactError, 503, "gallery-unreadable"),
+    (StorageError, 507, "write-failed"),
 )
-"""Error types, HTTP status, kind and title; the first match applies."""
+"""Error types, HTTP status and kind; the first match applies."""
 
 _RETRY = (ArtifactError, CancelledError)
 """Errors of which the client is told to try again."""
@@ -99,7 +103,7 @@ def problem_of(error: LookalikeError, hide: Iterable[Callable[[str], str]] = ())
         log.info("%s", error)
     for each in hide:
         detail = each(detail)
-    for kind, status, name, title in _KINDS:
+    for kind, status, name in _KINDS:
         if isinstance(error, kind):
             headers = {"retry-after": "1"} if isinstance(error, _RETRY) else {}
             if isinstance(error, _INTERNAL):
@@ -107,8 +111,8 @@ def problem_of(error: LookalikeError, hide: Iterable[Callable[[str], str]] = ())
             about = error.parameters if isinstance(error, InputError | FetchError) else ()
             if isinstance(error, MissingRowError):
                 about = about or ("id",)
-            return ProblemError(status, name, title, detail, headers, about=about)
-    return ProblemError(500, "internal-error", "Internal error", without_folders(detail))
+            return ProblemError(status, name, detail, headers, about=about)
+    return ProblemError(500, "internal-error", without_folders(detail))
 
 
 def without_folders(text: str) -> str:
@@ -134,7 +138,6 @@ def too_many_requests(reason: str) -> ProblemError:
     return ProblemError(
         429,
         "too-many-requests",
-        "Too many requests",
         f"{reason}; try again later",
         {"retry-after": "1"},
     )

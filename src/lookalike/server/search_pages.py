@@ -75,7 +75,6 @@ def check_state(expected: GalleryState, state: GalleryState) -> None:
     raise ProblemError(
         410,
         "revision-changed",
-        "Items have changed",
         f"{change} since the page with this cursor; search again without cursor",
         extensions={"revision": state.revision},
         about=("cursor",),

@@ -186,7 +186,6 @@ class Service:
         raise ProblemError(
             404,
             "gallery-not-found",
-            "Gallery not found",
             f"available: {available}",
             about=("gallery",),
         )

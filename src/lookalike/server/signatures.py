@@ -116,7 +116,6 @@ def key_of_url(
         raise ProblemError(
             403,
             "invalid-signature",
-            "Invalid signature",
             "the URL was not signed for this image by this service, or the API key that it was "
             "signed for was removed; request the item again with an API key, for a new URL",
         )
@@ -124,7 +123,6 @@ def key_of_url(
         raise ProblemError(
             410,
             "url-expired",
-            "The URL has expired",
             "signed URLs are valid for a limited time; request the item or the search again with "
             "an API key, for a new one",
         )

@@ -7,6 +7,8 @@ const plurals = new Intl.PluralRules(language);
 const numbers = new Intl.NumberFormat(language);
 const percents = new Intl.NumberFormat(language, { style: "percent" });
 
+export const hasText = (key) => Object.hasOwn(texts, key);
+
 // Returns a text, with `values` at its places; one with a number of things depends on `n`.
 export function t(key, values = {}) {
   let text = texts[key];

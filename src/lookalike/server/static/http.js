@@ -1,6 +1,6 @@
 // Requests to the service, with the API key if there is one, and their errors.
 
-import { t } from "./texts.js";
+import { hasText, t } from "./texts.js";
 
 const STORAGE_KEY = "lookalike.key";
 
@@ -35,10 +35,17 @@ export async function request(url, options = {}) {
 
 export const requestJSON = async (url, options) => (await request(url, options)).json();
 
+// The title of a problem document in the language of the page, by its type.
+export function titleOf({ type, title }) {
+  return hasText(typeKey(type)) ? t(typeKey(type)) : title;
+}
+
+const typeKey = (type) => `problem-${String(type).split(":").pop()}`;
+
 async function toProblem(response) {
   try {
-    const { title, detail, errors } = await response.json();
-    return new Problem(title, detail, response.status, errors);
+    const problem = await response.json();
+    return new Problem(titleOf(problem), problem.detail, response.status, problem.errors);
   } catch {
     return new Problem(t("unexpected-response"), t("status", { status: response.status }), response.status);
   }

@@ -1,7 +1,7 @@
 // Adds image files to a writable gallery, several at a time, with progress; each failure is named.
 
 import { element } from "./dom.js";
-import { apiKey, Problem } from "./http.js";
+import { apiKey, Problem, titleOf } from "./http.js";
 import { formatNumber, formatPercent, t } from "./texts.js";
 
 const AT_ONCE = 3;
@@ -98,7 +98,7 @@ export class UploadDialog {
         } catch {
           // an answer of something between this page and the service
         }
-        reject(new Problem(problem.title ?? "", problem.detail ?? t("status", { status: sending.status }), sending.status));
+        reject(new Problem(titleOf(problem), problem.detail ?? t("status", { status: sending.status }), sending.status));
       });
       sending.send(file);
     });
