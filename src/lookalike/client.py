@@ -39,7 +39,7 @@ from lookalike.filters import Where, as_filter
 from lookalike.filters.facets import Facet
 from lookalike.formatting import format_count, printable, without_url_secrets
 from lookalike.gallery.base import BaseGallery, BaseListing
-from lookalike.gallery.ids import UPLOADS, as_id, as_ids, can_be_id, missing_row_error, similar_ids
+from lookalike.gallery.ids import as_id, as_ids, can_be_id, missing_row_error, similar_ids
 from lookalike.gallery.items import GalleryItem
 from lookalike.gallery.listing import check_most_frequent
 from lookalike.gallery.new_images import NewImages
@@ -592,7 +592,7 @@ class RemoteGallery(BaseGallery):
             return _object(response["metadata"])
 
     def remove(self, ids: str | Iterable[str]) -> int:
-        """Delete images that were added, one or many; return how many.
+        """Delete rows by id, one or many; return how many.
 
         See :meth:`BaseGallery.remove`.
         """
@@ -602,8 +602,7 @@ class RemoteGallery(BaseGallery):
             if item is None:
                 raise missing_row_error(row_id, self._ids_like(row_id))
             found[item.id] = None
-        # Those that the service refuses to delete come first, so that it deletes none.
-        for row_id in sorted(found, key=lambda each: each.startswith(f"{UPLOADS}:")):
+        for row_id in found:
             self.client.json("DELETE", self._path("/item", id=row_id))
         return len(found)
 

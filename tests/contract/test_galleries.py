@@ -66,6 +66,7 @@ class Pair:
 
 def fill(gallery: Gallery) -> None:
     """Give a gallery the rows that each test begins with."""
+    gallery.sync(gallery.path.parent / "photos", restore_removed=True, progress=False)
     gallery.remove_rows([each for each in gallery if each.startswith("api:")])
     rows = range(ROWS)
     images = [gray(40 * i) for i in rows]
@@ -85,8 +86,6 @@ def served(tmp_path_factory: pytest.TempPathFactory, pixels: Encoder) -> Iterato
         name: Gallery.create(tmp_path / f"{name}.gallery", encoder=pixels)
         for name in ("local", "g")
     }
-    for gallery in galleries.values():
-        gallery.sync(folder)
     with serving(galleries) as running:
         yield running
 
@@ -259,6 +258,23 @@ def test_metadata_in_all_forms(pair: Pair) -> None:
     assert pair.same(lambda g: g["q"].metadata) == {"new": [1]}
 
 
+def test_a_row_of_a_source_is_changed_and_changed_back(pair: Pair) -> None:
+    photo = "photos:white.png"
+    changed = {"label": "snow", "stars": 5, "edited_columns": {"label": None, "stars": None}}
+    assert pair.same(lambda g: g.update_metadata(photo, {"label": "snow", "stars": 5})) == changed
+    assert pair.same(lambda g: g[photo].metadata) == changed
+    assert pair.same(lambda g: g.update_metadata(photo, {"label": None})) == {
+        "stars": 5,
+        "edited_columns": {"stars": None},
+    }
+    assert pair.same(lambda g: g.update_metadata(photo, {"stars": None, "label": None})) == {}
+
+
+def test_a_row_of_a_source_is_removed(pair: Pair) -> None:
+    assert pair.same(lambda g: g.remove("photos:white.png")) == 1
+    assert pair.same(len) == ROWS
+
+
 @pytest.mark.parametrize(
     ("call", "named"),
     [
@@ -281,7 +297,7 @@ def test_metadata_in_all_forms(pair: Pair) -> None:
         (lambda g: g.add([gray(1).astype(np.float32)]), "value_range"),
         (lambda g: g.remove(3), "ids: expected an id"),
         (lambda g: g.remove([b"a"]), "ids: expected an id"),
-        (lambda g: g.update_metadata("photos:white.png", {"a": 1}), "is from a source"),
+        (lambda g: g.update_metadata("photos:white.png", {"edited_columns": {}}), "cannot be set"),
         (lambda g: g.update_metadata("n1", {"a": float("inf")}), ""),
         (lambda g: g.search(vector=np.zeros(3)), "3"),
         (lambda g: g.search(), "no query"),

@@ -383,7 +383,7 @@ def test_labels_come_back_with_the_same_content(gallery: Gallery, tmp_path: Path
     gallery.sync(root)
     assert mark(gallery, "p:again/one.png") == "label 1"
     assert gallery.remove(["p:2.png"]) == 1
-    gallery.sync(root)
+    gallery.sync(root, restore_removed=True)
     assert mark(gallery, "p:2.png") == "label 2"
     assert gallery.remove_rows(source="p") == 4
     assert (gallery.sources, len(gallery)) == ({}, 0)

@@ -74,6 +74,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gallery = Gallery.create(root / "g.gallery", encoder=encoder)
     gallery.sync(open_source(root / "photos", options=SourceOptions(include=("*.png",))))
     gallery._archive().add({"0" * 64: {"label": "a"}})
+    gallery.leave_out({"photos": {"photos:x.png": "0" * 64}})
     build_map(gallery)
     save_session(gallery, neighbor_graph(gallery), [0, 1, 2], None)
     return root
@@ -266,6 +267,7 @@ DOCUMENTS: dict[str, Callable[[Path], object]] = {
     "e/encoder.json": lambda work: load_encoder(work / "e"),
     "g.gallery/gallery.json": lambda work: use(Gallery.open(work / "g.gallery")),
     "g.gallery/archive.json": lambda work: Gallery.open(work / "g.gallery").archive,
+    "g.gallery/removed.json": lambda work: Gallery.open(work / "g.gallery").removed,
     "g.gallery/map.json": lambda work: load_map(Gallery.open(work / "g.gallery")),
     "g.gallery/labeling.json": lambda work: load_session(Gallery.open(work / "g.gallery")),
 }

@@ -294,7 +294,7 @@ def test_labels_of_removed_images_are_kept_for_a_month(
     draw(tmp_path / "p" / "1.png", 1)
 
     def label() -> None:
-        gallery.sync(tmp_path / "p")
+        gallery.sync(tmp_path / "p", restore_removed=True)
         rows = gallery.store.get(["p:0.png"])
         labeled = type(rows)(
             rows.ids, rows.uris, rows.embeddings, [{"name": SECRET.decode()}], rows.hashes

@@ -249,6 +249,7 @@ def test_items_match_a_model(keyed: tuple[Serving, str]) -> None:
     remote = served.client(key).gallery("digits")
     for row_id in [each for each in gallery.store.ids() if each.startswith("api:")]:
         remote.remove(row_id)
+    gallery.sync(gallery.sources["digits/train"], restore_removed=True, progress=False)
     Items.served, Items.key, Items.gallery, Items.remote = served, key, gallery, remote
     run_state_machine_as_test(
         Items,

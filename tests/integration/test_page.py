@@ -1224,3 +1224,29 @@ def test_overload_is_reported(tab: Open, site: Serving, colors: Path) -> None:
         page = tab("/g/shop", base=served.url, allow="429")
         page.set_input_files("#file", colors / "red" / "5.png")
         page.wait_for_selector("[role=alert] >> text=Too many requests")
+
+
+def test_images_of_a_folder_are_labeled_and_removed(
+    tab: Open, tmp_path: Path, colors: Path
+) -> None:
+    """What is done on the page stays when the folder is indexed again, and the files stay."""
+    gallery = Gallery.create(tmp_path / "folder.gallery", encoder=open_encoder("color", colors))
+    gallery.sync(colors / "red")
+    with serving({"folder": gallery}) as served:
+        page = tab("/g/folder", base=served.url)
+        names = shown(page)
+        for number in (0, 1):
+            page.locator(".cell .thumbnail").nth(number).click(modifiers=["Control"])
+        page.fill(".tag-form input", "best")
+        listed(page, lambda: page.click(".tag-form button"))
+        page.wait_for_selector(".cell .label >> text=best")
+        table = list(csv.DictReader(saved(page, "CSV").decode().splitlines()))
+        assert [row["label"] for row in table] == ["best", "best"]
+        page.locator(".cell .thumbnail").nth(1).click(modifiers=["Control"])
+        page.click("#selection-bar >> text=Remove from the index")
+        listed(page, lambda: page.click("#confirm-dialog button[value=confirm]"))
+        page.wait_for_selector("#count >> text=9 images")
+        report = gallery.sync(colors / "red")
+        assert (report.added, report.updated, report.unchanged) == (0, 0, 9)
+        assert gallery.select(where="label = 'best'") == [names[1]]
+        assert len(list((colors / "red").iterdir())) == 10

@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -322,6 +323,185 @@ def upload(gallery: Gallery, name: str, metadata: dict[str, Any] | None = None) 
     vector = other.encoder.encode([image])
     uploads.put(other, name, file.getvalue(), vector, metadata or {}, other.fingerprint)
     return f"api:{name}"
+
+
+def test_what_people_set_stays_with_an_image(gallery: Gallery, photos: Path) -> None:
+    """It wins over the source, moves with the file, and can be taken back."""
+    photo = "photos:a/00.png"
+    assert gallery[photo].metadata == {"label": "a"}
+    changed = gallery.update_metadata(photo, {"label": "cat", "stars": 5})
+    edited = {"label": "a", "stars": None}
+    assert changed == {"label": "cat", "stars": 5, "edited_columns": edited}
+    assert gallery.select(where="edited_columns is not null") == [photo]
+    assert "edited_columns" not in [facet.column for facet in gallery.browse().facets()]
+    assert counts(gallery.sync(photos)) == (0, 0, 0, 0, 12)
+    assert counts(gallery.sync(photos, rehash=True)) == (0, 0, 0, 0, 12)
+    assert gallery[photo].metadata == changed
+
+    (photos / "metadata.csv").write_text("path,label,year\na/00.png,dog,2020\n")
+    gallery.sync(photos)  # of the source, what was set stays, and the rest follows
+    edited = {"label": "dog", "stars": None}
+    changed = {"label": "cat", "stars": 5, "year": 2020, "edited_columns": edited}
+    assert gallery[photo].metadata == changed
+    assert gallery["photos:a/02.png"].metadata == {"label": "a"}
+
+    (photos / "metadata.csv").unlink()
+    (photos / "a" / "00.png").rename(photos / "b" / "00.png")
+    assert counts(gallery.sync(photos)) == (0, 0, 1, 0, 11)
+    photo = "photos:b/00.png"
+    edited = {"label": "b", "stars": None}
+    assert gallery[photo].metadata == {"label": "cat", "stars": 5, "edited_columns": edited}
+
+    (photos / "b" / "00.png").rename(photos.parent / "away.png")
+    assert gallery.sync(photos).removed == 1
+    (photos.parent / "away.png").rename(photos / "b" / "back.png")
+    assert gallery.sync(photos).added == 1
+    photo = "photos:b/back.png"
+    assert gallery[photo].metadata == {"label": "cat", "stars": 5, "edited_columns": edited}
+
+    assert gallery.update_metadata(photo, {"label": None, "nosuch": None}) == {
+        "label": "b",
+        "stars": 5,
+        "edited_columns": {"stars": None},
+    }
+    assert gallery.update_metadata(photo, {"stars": None}) == {"label": "b"}
+    assert gallery.update_metadata(photo, {"label": None}) == {"label": "b"}  # the source's own
+    assert counts(gallery.sync(photos)) == (0, 0, 0, 0, 12)
+
+
+def test_another_image_has_nothing_of_what_people_set(gallery: Gallery, photos: Path) -> None:
+    gallery.update_metadata("photos:a/00.png", {"label": "cat"})
+    draw(photos / "a" / "00.png", 99)
+    gallery.sync(photos)
+    assert gallery["photos:a/00.png"].metadata == {"label": "a"}
+
+
+def test_propagated_labels_are_corrected(gallery: Gallery, photos: Path) -> None:
+    """Columns that come from no source need no note of what the source has in them."""
+    write_label(gallery, "photos:a/00.png", "wrong")
+    gallery.update_metadata("photos:a/00.png", {"mark": "right"})
+    gallery.sync(photos)
+    assert gallery["photos:a/00.png"].metadata == {"label": "a", "mark": "right"}
+    gallery.update_metadata("photos:a/00.png", {"mark": None})
+    gallery.sync(photos)
+    assert gallery["photos:a/00.png"].metadata == {"label": "a"}
+
+
+def test_what_is_set_or_taken_back_during_a_sync_counts(
+    gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "BATCH_IMAGES", 1)
+    gallery.update_metadata("photos:a/00.png", {"label": "cat"})
+    (photos / "metadata.csv").write_text("path,n\na/00.png,1\na/02.png,1\n")
+
+    def change(progress: Progress) -> None:
+        if progress.done == 0:
+            other = Gallery.open(gallery.path)
+            other.update_metadata("photos:a/00.png", {"label": None})
+            other.update_metadata("photos:a/02.png", {"label": "dog"})
+
+    gallery.sync(photos, progress=change)
+    assert gallery["photos:a/00.png"].metadata == {"label": "a", "n": 1}
+    assert gallery["photos:a/02.png"].metadata == {
+        "label": "dog",
+        "n": 1,
+        "edited_columns": {"label": "a"},
+    }
+
+
+def test_an_exported_gallery_is_a_source_like_others(
+    gallery: Gallery, photos: Path, tmp_path: Path
+) -> None:
+    gallery.update_metadata("photos:a/00.png", {"label": "cat"})
+    table = tmp_path / "exported.jsonl"
+    rows = [{"path": "photos/a/00.png", **gallery["photos:a/00.png"].metadata}]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    other = Gallery.create(tmp_path / "other.gallery", encoder=gallery.encoder)
+    other.sync(table)
+    [row_id] = other
+    assert other[row_id].metadata == {"label": "cat"}
+
+
+def skipped(report: SyncReport) -> dict[str, int]:
+    return {each.reason: each.count for each in report.skipped}
+
+
+REMOVED = "removed from the gallery before"
+
+
+def test_removed_images_are_left_out_until_they_are_restored(
+    gallery: Gallery, photos: Path
+) -> None:
+    gallery.remove(["photos:a/00.png", "photos:b/01.png"])
+    assert gallery.info()["removed"] == 2
+    for _ in range(2):
+        report = gallery.sync(photos)
+        assert counts(report) == (0, 0, 0, 0, 10)
+        assert skipped(report) == {REMOVED: 2}
+    assert report.skipped[0].example == "a/00.png"
+    assert "--restore-removed" in str(report.skipped[0].hint)
+    assert counts(gallery.sync(photos, restore_removed=True, dry_run=True)) == (2, 0, 0, 0, 10)
+    assert counts(gallery.sync(photos)) == (0, 0, 0, 0, 10)
+    assert counts(gallery.sync(photos, restore_removed=True)) == (2, 0, 0, 0, 10)
+    report = gallery.sync(photos)
+    assert (counts(report), skipped(report)) == ((0, 0, 0, 0, 12), {})
+    assert "removed" not in gallery.info()
+
+
+def test_removed_images_are_left_out_where_they_have_moved_to(
+    gallery: Gallery, photos: Path
+) -> None:
+    gallery.remove("photos:a/00.png")
+    shutil.copy(photos / "a" / "00.png", photos / "b" / "copy.png")
+    assert counts(gallery.sync(photos)) == (1, 0, 0, 0, 11)  # a copy, beside the removed file
+    gallery.remove("photos:b/copy.png")
+    (photos / "b" / "copy.png").unlink()
+    (photos / "a" / "00.png").rename(photos / "b" / "new.png")
+    for _ in range(2):
+        report = gallery.sync(photos)
+        assert (counts(report), skipped(report)) == ((0, 0, 0, 0, 11), {REMOVED: 1})
+    assert gallery.removed["photos"].keys() == {"photos:b/new.png"}
+
+
+def test_removed_images_are_forgotten_with_their_files(gallery: Gallery, photos: Path) -> None:
+    gallery.remove("photos:a/00.png")
+    (photos / "a" / "00.png").rename(photos.parent / "away.png")
+    assert skipped(gallery.sync(photos)) == {}
+    assert not gallery.removed
+    (photos.parent / "away.png").rename(photos / "a" / "00.png")
+    assert counts(gallery.sync(photos)) == (1, 0, 0, 0, 11)
+
+
+def test_a_source_that_is_removed_comes_back_with_all_images(
+    gallery: Gallery, photos: Path
+) -> None:
+    gallery.remove("photos:a/00.png")
+    gallery.remove_rows(source="photos")
+    assert counts(gallery.sync(photos)) == (12, 0, 0, 0, 0)
+
+
+def test_removed_images_are_left_out_of_copies(
+    gallery: Gallery, photos: Path, tmp_path: Path
+) -> None:
+    copied = tmp_path / "copied.gallery"
+    gallery.copy_to(copied)
+    gallery.remove("photos:a/00.png")
+    gallery.copy_to(copied, allow_removals=True)
+    assert skipped(Gallery.open(copied).sync(photos)) == {REMOVED: 1}
+    gallery.sync(photos, restore_removed=True)
+    gallery.copy_to(copied)
+    assert not Gallery.open(copied).removed
+
+
+def test_the_command_line_says_what_is_left_out(gallery: Gallery, photos: Path) -> None:
+    path = str(gallery.path)
+    answer = lookalike("remove", path, "--id", "photos:a/*", "--yes")
+    assert f"to add them again: lookalike index {path} --restore-removed" in answer.stderr
+    answer = lookalike("index", path, photos)
+    assert f"skipped: 6  {REMOVED}" in answer.stderr
+    assert re.search(r"removed +6\n", run("info", path))
+    run("index", path, "--restore-removed")
+    assert len(gallery) == 12
 
 
 def test_a_second_sync_is_refused_while_readers_and_other_writers_continue(

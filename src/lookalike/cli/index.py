@@ -76,6 +76,10 @@ def command(
         bool,
         typer.Option("--rehash", help="Read files again whose size and time are unchanged."),
     ] = False,
+    restore_removed: Annotated[
+        bool,
+        typer.Option("--restore-removed", help="Add images again that were removed before."),
+    ] = False,
     include: Annotated[
         list[str] | None,
         typer.Option(metavar="GLOB", help="Take only matching images (repeatable)."),
@@ -183,6 +187,7 @@ def command(
         allow_removals=allow_removals,
         dry_run=dry_run,
         rehash=rehash,
+        restore_removed=restore_removed,
         runner=_runner(runner, address, workers),
         json_lines=as_json and (watch or source is None or ann is not None),
         as_json=as_json,
@@ -291,6 +296,7 @@ class _Run:
     allow_removals: bool
     dry_run: bool
     rehash: bool
+    restore_removed: bool
     runner: Runner | None
     json_lines: bool
     as_json: bool
@@ -336,11 +342,12 @@ class _Run:
                     relocate=self.relocate,
                     dry_run=self.dry_run,
                     rehash=self.rehash,
+                    restore_removed=self.restore_removed,
                     progress=on_progress,
                     runner=self.runner,
                 )
                 rows = len(into)
-        self.relocate = False  # once is enough, however long a watch goes on
+        self.relocate = self.restore_removed = False  # once is enough, however long a watch goes on
         if self.as_json:
             named = {"source": opened.name} if several else {}
             console.print_json(named | report.as_dict(), one_line=self.json_lines)

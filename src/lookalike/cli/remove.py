@@ -46,6 +46,7 @@ def command(
 ) -> None:
     """Remove images from a gallery; their files stay where they are.
 
+    The next index of their source leaves them out, until index --restore-removed.
     What label propagate wrote is kept for 30 days, and comes back if an image of
     the same content is indexed again. Uploaded images are deleted with their
     metadata. What is left of removed rows on disk goes when it is over 30 %, or
@@ -95,8 +96,11 @@ def command(
         console.note(f"removed: {printable(row_id)}")
     if len(chosen) > _LISTED:
         console.note(f"... and {len(chosen) - _LISTED:,} more; --json lists them all")
-    if source is None and count and opened.sources and not dry_run:
-        console.note("the next index of their source adds them again; leave them out: --exclude")
+    if any(each.partition(":")[0] in opened.sources for each in chosen) and not dry_run:
+        console.note(
+            "the next index leaves them out; to add them again: lookalike index "
+            f"{shlex.quote(gallery)} --restore-removed"
+        )
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from lookalike.gallery.archive import FILE as ARCHIVE_FILE
 from lookalike.gallery.derived import DerivedFile
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ids import UPLOADS
+from lookalike.gallery.removed import FILE as REMOVED_FILE
 from lookalike.gallery.storage import (
     ENCODER,
     IMAGES,
@@ -48,7 +49,7 @@ _LISTED = 10
 
 _DERIVED: Sequence[DerivedFile[Any]] = (MAP_FILE, EVALUATION_FILE, SESSION_FILE)
 
-_OWN = {MANIFEST, ARCHIVE_FILE, *PARTS, *(file.name for file in _DERIVED)}
+_OWN = {MANIFEST, ARCHIVE_FILE, REMOVED_FILE, *PARTS, *(file.name for file in _DERIVED)}
 
 
 def check_gallery(
@@ -105,6 +106,7 @@ def _check_opened(folder: Path) -> Iterator[Check]:
         return
     yield _tried("fingerprint", lambda: _compare_fingerprint(gallery), "compared")
     yield _tried("archive", lambda: _archive(gallery), "read")
+    yield _tried("removed images", lambda: _removed(gallery), "read")
     yield _check_uploads(gallery)
     yield from _check_derived(gallery)
     yield _list_others(folder)
@@ -125,7 +127,7 @@ def _tried(name: str, check: Callable[[], str], tried: str) -> Check:
 def _check_documents(folder: Path) -> Iterator[Check]:
     """Yield a check for each JSON document that differs from what was written."""
     derived = [file.name for file in _DERIVED]
-    for name in (MANIFEST, f"{ENCODER}/{ENCODER_MANIFEST}", ARCHIVE_FILE, *derived):
+    for name in (MANIFEST, f"{ENCODER}/{ENCODER_MANIFEST}", ARCHIVE_FILE, REMOVED_FILE, *derived):
         try:
             document = read_json(folder / name, limit=LARGE, follow=False)
         except (OSError, LookalikeError):  # it is missing, or its own check says why
@@ -218,6 +220,11 @@ def _archive(gallery: Gallery) -> str:
     return f"what was written about {format_count(len(gallery.archive), 'removed image')}"
 
 
+def _removed(gallery: Gallery) -> str:
+    count = sum(map(len, gallery.removed.values()))
+    return f"{format_count(count, 'image')} that index leaves out"
+
+
 def _check_uploads(gallery: Gallery) -> Check:
     """Compare uploaded images with the hashes in their rows."""
     folder = gallery.path / IMAGES
@@ -306,4 +313,5 @@ def _check_collection(path: str) -> Iterator[Check]:
     yield _tried("rows", read, "all read")
     yield _tried("fingerprint", lambda: _compare_fingerprint(gallery), "compared")
     yield _tried("archive", lambda: _archive(gallery), "read")
+    yield _tried("removed images", lambda: _removed(gallery), "read")
     yield from _check_derived(gallery)

@@ -1,7 +1,7 @@
 """What people and propagation wrote about images whose rows are gone, by content hash.
 
-A row goes when its file is gone, and a new content replaces a row; what was written into metadata
-columns that come from no source would go with it. It is kept here, in the gallery's storage, and
+A row goes when its file is gone, and a new content replaces a row; what was written into its
+metadata, and comes from no source, would go with it. It is kept here, in the gallery's storage, and
 comes back with an image of the same content, within 30 days.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 from lookalike.artifacts import manifest_bytes, parse_manifest
 from lookalike.documents import LARGE, Fields
+from lookalike.gallery.edits import written_values
 from lookalike.stores.base import Record
 from lookalike.types import Metadata
 
@@ -140,8 +141,3 @@ def values_by_content(rows: Iterable[Record], written: Set[str]) -> dict[str, Me
     """Return what was written for some rows, by content hash; of several the last one counts."""
     pairs = ((row.content_hash, written_values(row.metadata, written)) for row in rows)
     return {digest: values for digest, values in pairs if values}
-
-
-def written_values(metadata: Metadata, written: Set[str]) -> dict[str, Any]:
-    """Return the values of a row in columns that come from no source."""
-    return {name: value for name, value in metadata.items() if name in written}

@@ -158,22 +158,26 @@ class BaseGallery(Searchable):
     def remove(self, ids: str | Iterable[str]) -> int:
         """Delete rows by id, one or many; return how many. Files of added images are deleted too.
 
-        A service deletes only images that were added to the gallery, not those of sources.
+        Files of sources stay; the next sync leaves these images out.
 
         Raises:
             MissingRowError: there is no row with one of the ids; nothing was deleted.
-            InputError: an id is no text, or the service may not delete it.
+            InputError: an id is no text.
             BusyError: another process is writing.
             StorageError: they could not be deleted.
         """
 
     @abstractmethod
     def update_metadata(self, id: str, metadata: Metadata) -> dict[str, Any]:  # noqa: A002
-        """Change columns of the metadata of an added image, None removes one; return all of it.
+        """Change columns of the metadata of an image, None removes one; return all of it.
+
+        A row of a source keeps what is set here, also when the source is synced, as long as the
+        image's content is the same. What the source has in these columns is in the column
+        ``edited_columns``; None takes a change back to it.
 
         Raises:
             MissingRowError: there is no such row.
-            InputError: the row is from a source, or its metadata cannot be stored.
+            InputError: its metadata cannot be stored.
             BusyError: another process is writing.
             StorageError: it could not be written.
         """

@@ -23,6 +23,7 @@ from lookalike.gallery.copied_images import CopiedRows, RowsWithImages
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ids import UPLOADS
 from lookalike.gallery.recall import search_recall
+from lookalike.gallery.removed import Removed
 from lookalike.gallery.storage import IMAGES, gallery_exists, is_outdated
 from lookalike.stores.base import Record, Rows
 from lookalike.stores.registry import StoreAddress, is_address, parse_address
@@ -107,6 +108,9 @@ class _Original(Protocol):
     def archive(self) -> Mapping[str, Metadata]: ...
 
     @property
+    def removed(self) -> Removed: ...
+
+    @property
     def store(self) -> CopiedRows: ...
 
     def __len__(self) -> int: ...
@@ -122,6 +126,7 @@ class _WithImages:
         self.path, self.encoder, self.metric = gallery.path, gallery.encoder, gallery.metric
         self.fingerprint, self.source_options = gallery.fingerprint, gallery.source_options
         self.written, self.archive = gallery.written, gallery.archive
+        self.removed = gallery.removed
         self.store = RowsWithImages(gallery.store, gallery.path / IMAGES, target / IMAGES)
         self.sources = self.store.sources(gallery.sources)
 
@@ -196,6 +201,7 @@ def copy(
         archive=original.archive,
     )
     removed = copied.remove_rows(extra) if extra else 0
+    copied.leave_out(original.removed)
     copied.optimize()
     compared = _compare(original, copied)
     queries, recall = _measure_recall(original, copied)

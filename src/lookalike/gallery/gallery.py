@@ -244,7 +244,7 @@ class Gallery(IndexedGallery, BaseGallery):
             return self.remove_rows(list({record.id: None for record, _ in rows_by_id.values()}))
 
     def update_metadata(self, id: str, metadata: Metadata) -> dict[str, Any]:  # noqa: A002
-        """Change the metadata of an added image; see :meth:`BaseGallery.update_metadata`."""
+        """Change the metadata of an image; see :meth:`BaseGallery.update_metadata`."""
         from lookalike.gallery import uploads
 
         return uploads.update_metadata(self, as_id(id), metadata_changes(metadata))
@@ -505,6 +505,7 @@ class Gallery(IndexedGallery, BaseGallery):
 
         now = self.snapshot()
         state, opened = now.state, now._opened
+        removed = sum(map(len, now.removed.values()))
         return {
             "format": opened.fields["format"],
             "identity": state.identity,
@@ -516,6 +517,7 @@ class Gallery(IndexedGallery, BaseGallery):
             "metric": now.metric.value,
             "sources": now.sources,
             **({"source_options": now.source_options} if now.source_options else {}),
+            **({"removed": removed} if removed else {}),
             "bytes": _size(now.path),
             **opened.storage.facts,
             **ann_index.facts(now.store, now.metric),

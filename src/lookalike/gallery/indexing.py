@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ class IndexedGallery(WritableGallery):
         relocate: bool = False,
         dry_run: bool = False,
         rehash: bool = False,
+        restore_removed: bool = False,
         progress: ProgressOption = True,
         runner: Runner | None = None,
     ) -> SyncReport:
@@ -56,7 +57,8 @@ class IndexedGallery(WritableGallery):
         Batches are committed to disk as they complete; an interrupted sync resumes when it is
         called again. A row is removed only if its file is gone: a file that exists but cannot be
         read now keeps its row. What was written into columns that come from no source is kept when
-        a row is removed, and comes back with an image of the same content.
+        a row is removed, and comes back with an image of the same content. Images that were removed
+        from the gallery (:meth:`remove`) are left out, and counted as skipped.
 
         A source that is gone from its recorded location, and most of whose images are here, has
         moved: its rows stay.
@@ -68,6 +70,7 @@ class IndexedGallery(WritableGallery):
             dry_run: count the changes without writing. Images are not decoded, so unreadable ones
                 are not found.
             rehash: read files again whose size and modification time are unchanged.
+            restore_removed: add the images again that were removed from the gallery.
             progress: True shows it on a terminal or in a notebook; False does not; a callback gets
                 it after every chunk of a batch.
             runner: encodes the images elsewhere (:mod:`lookalike.gallery.ray_runner`).
@@ -80,7 +83,7 @@ class IndexedGallery(WritableGallery):
         """
         from lookalike.gallery import ann_index
         from lookalike.gallery.ingest import ExistingRows, count_changes
-        from lookalike.gallery.sync import SyncReport, missing_rows
+        from lookalike.gallery.sync import SyncReport, missing_ids, missing_rows
         from lookalike.sources import Source
 
         if dry_run and runner is not None:
@@ -106,12 +109,26 @@ class IndexedGallery(WritableGallery):
             missing = missing_rows(source, rows, allow_removals=allow_removals)
             moved_from = {rows[row_id].content_hash: row_id for row_id in sorted(missing.removed)}
             values = {**self.archive, **values_by_content(rows.values(), self.written)}
-            existing = ExistingRows(rows, moved_from, self.written, values, rehash)
+            known = self.removed.get(source.name, {})
+            left_out = {} if restore_removed else known
+            gone = missing_ids(source, left_out.keys()).removed
+            existing = ExistingRows(
+                rows,
+                moved_from,
+                left_out,
+                frozenset(left_out[row_id] for row_id in gone),
+                self.written,
+                values,
+                rehash,
+            )
             if dry_run:
                 summary = count_changes(source, existing, on_progress)
             else:
                 removed = sorted(missing.removed)
-                summary = self._write_changes(source, existing, removed, on_progress, runner)
+                restored = known.keys() - left_out.keys() | known.keys() & rows.keys() | gone
+                summary = self._write_changes(
+                    source, existing, removed, restored, on_progress, runner
+                )
                 ann_index.update(self.store, self.metric, on_progress)
         return SyncReport.of(located, summary, missing, time.perf_counter() - start)
 
@@ -204,10 +221,11 @@ class IndexedGallery(WritableGallery):
         source: Source,
         existing: ExistingRows,
         removed: Sequence[str],
+        restored: Set[str],
         on_progress: ProgressCallback,
         runner: Runner | None,
     ) -> IngestSummary:
-        """Add, update and remove the rows of a source.
+        """Add, update and remove the rows of a source; ids in ``restored`` are no longer left out.
 
         Others may write between its batches, unless a runner writes rows itself. The list of
         sources is restored if every image fails.
@@ -224,6 +242,7 @@ class IndexedGallery(WritableGallery):
                 if len(source) and len(summary.failed) == len(source):
                     self._restore_source(source.name, *before)
                     raise all_failed_error(source, summary)
+                self._follow_removed(source.name, restored, summary.left_out)
                 turn.archive.keep(records_of(turn.store, removed), turn.written)
                 turn.store.delete(removed)
                 turn.archive.expire()
@@ -231,6 +250,14 @@ class IndexedGallery(WritableGallery):
                 turn.store.optimize(self.metric)
                 self._write_manifest()
         return summary
+
+    def _follow_removed(self, name: str, restored: Set[str], left_out: Mapping[str, str]) -> None:
+        """Bring the images of a source that are left out up to date; some have moved."""
+        before = self._removed().read().get(name, {})
+        now = {row_id: each for row_id, each in before.items() if row_id not in restored}
+        now |= left_out
+        if now != before:
+            self._removed().replace_source(name, now)
 
     def _register(
         self, source: Source, existing: ExistingRows, *, keep: bool

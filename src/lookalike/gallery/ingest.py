@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ImageError, InputError, LookalikeError
-from lookalike.gallery.archive import ColumnArchive, written_values
+from lookalike.gallery.archive import ColumnArchive
+from lookalike.gallery.edits import EDITED, merge_written, source_metadata, written_values
 from lookalike.gallery.lookup import records_of
 from lookalike.images.decode import content_hash
 from lookalike.metadata import storable_metadata
@@ -55,15 +56,25 @@ class Change(Enum):
     UPDATED = auto()
     MOVED = auto()
     UNCHANGED = auto()
+    LEFT_OUT = auto()
     FAILED = auto()
 
 
 @dataclass(slots=True)
 class IngestSummary:
-    """Items per change, the former ids of moved items, failures, and notes on decoded images."""
+    """Items per change, and what is told of some of them.
+
+    Args:
+        counts: items per change.
+        moved: former ids of moved items.
+        left_out: content hashes by id of items that were removed from the gallery before.
+        failed: items that could not be indexed.
+        notes: on decoded images.
+    """
 
     counts: dict[Change, int] = field(default_factory=lambda: dict.fromkeys(Change, 0))
     moved: set[str] = field(default_factory=set)
+    left_out: dict[str, str] = field(default_factory=dict)
     failed: list[Failure] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
@@ -73,6 +84,8 @@ class IngestSummary:
         if change is Change.MOVED and result.row_id is not None:
             change = Change.ADDED if result.row_id in self.moved else Change.MOVED
             self.moved.add(result.row_id)
+        elif change is Change.LEFT_OUT:
+            self.left_out[result.id] = result.content_hash
         elif change is Change.FAILED:
             self.failed.append(Failure(result.uri, result.reason))
         self.counts[change] += 1
@@ -94,6 +107,9 @@ class ExistingRows:
     Args:
         rows: by id.
         moved_from: ids of rows that the source no longer has, by content hash.
+        removed: content hashes by id of images that were removed while their files stayed.
+        removed_contents: of those of them whose files are gone since; a new file of that content
+            is the moved one.
         written: metadata columns that come from no source; they stay with an image while its
             content stays the same.
         archive: values of these columns from former rows and from these, by content hash; a new
@@ -103,19 +119,19 @@ class ExistingRows:
 
     rows: Mapping[str, Record] = field(default_factory=dict)
     moved_from: Mapping[str, str] = field(default_factory=dict)
+    removed: Mapping[str, str] = field(default_factory=dict)
+    removed_contents: Set[str] = frozenset()
     written: Set[str] = frozenset()
     archive: Mapping[str, Metadata] = field(default_factory=dict)
     rehash: bool = False
 
     def metadata(self, item: Item, row: Record) -> Metadata:
         """Return the new metadata of a row whose content equals that of an item."""
-        written = written_values(row.metadata, self.written)
-        return {**item.metadata, **written} if written else item.metadata
+        return merge_written(item.metadata, written_values(row.metadata, self.written))
 
     def restore(self, item: Item, digest: str) -> Metadata:
         """Return the metadata of a new content, with what was written for it before."""
-        archived = self.archive.get(digest)
-        return {**item.metadata, **archived} if archived else item.metadata
+        return merge_written(item.metadata, self.archive.get(digest, {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +214,7 @@ class EncodeTask:
             ImageError: it cannot be read or decoded.
         """
         metadata, notes = storable_metadata(item.metadata)
+        metadata.pop(EDITED, None)  # of an exported gallery
         item = replace(item, metadata=metadata)
         with item.in_memory():
             result, content = _compare(item, self.existing)
@@ -325,25 +342,34 @@ def _archive_and_commit(
             if result.embedding is not None and result.id in now
         )
         turn.archive.keep(replaced, turn.written)
-        current = [_as_of_now(result, now, turn.written) for result in results]
+        before, written = existing.rows.keys(), turn.written
+        current = [_as_of_now(result, now, before, written) for result in results]
         refused = commit_each([result for result in current if result is not None], turn.store)
     for result, failure in refused:
         summary.refuse(result, failure)
 
 
 def _as_of_now(
-    result: ItemResult, now: Mapping[str, Record], written: Set[str]
+    result: ItemResult, now: Mapping[str, Record], before: Set[str], written: Set[str]
 ) -> ItemResult | None:
     """Return a result with what was written for its row since the sync began.
 
-    None if its embedding is that of a row that was removed since.
+    None if the row was removed since.
+
+    Args:
+        result: of an item.
+        now: the rows as they are now, by id.
+        before: ids of the rows when the sync began.
+        written: metadata columns that come from no source.
     """
-    row = now.get(result.row_id or result.id)
+    known = result.row_id or result.id
+    row = now.get(known)
     if row is None:
-        return None if result.row_id is not None else result
+        return None if known in before else result
     if row.content_hash != result.content_hash:
         return result if result.row_id is None else None
-    return replace(result, metadata={**result.metadata, **written_values(row.metadata, written)})
+    values = written_values(row.metadata, written)
+    return replace(result, metadata=merge_written(source_metadata(result.metadata), values))
 
 
 def count_changes(
@@ -434,6 +460,9 @@ def _compare(item: Item, existing: ExistingRows) -> tuple[ItemResult, bytes | Im
         ImageError: the item cannot be read.
     """
     row = existing.rows.get(item.id)
+    if row is None and item.id in existing.removed:
+        digest = existing.removed[item.id]
+        return ItemResult(item.id, item.uri, {}, Change.LEFT_OUT, digest), None
     cheap, pixels = item.signature(), pixels_key(item.options)
     signature = f"{cheap} {pixels}" if pixels else cheap
     if row is not None and cheap and signature == row.signature and not existing.rehash:
@@ -450,6 +479,8 @@ def _compare(item: Item, existing: ExistingRows) -> tuple[ItemResult, bytes | Im
         metadata = existing.metadata(item, former)
         fields = (item.id, item.uri, metadata, Change.MOVED, digest, signature)
         return ItemResult(*fields, row_id=former.id), None
+    if row is None and digest in existing.removed_contents:
+        return ItemResult(item.id, item.uri, {}, Change.LEFT_OUT, digest), None
     change = Change.ADDED if row is None else Change.UPDATED
     metadata = existing.restore(item, digest)
     return ItemResult(item.id, item.uri, metadata, change, digest, signature), content

@@ -13,6 +13,7 @@ from lookalike.errors import ArtifactError, FingerprintError
 from lookalike.files import check_no_link
 from lookalike.gallery.archive import ColumnArchive
 from lookalike.gallery.copied_images import RowsWithImages
+from lookalike.gallery.removed import Removed
 from lookalike.gallery.storage import ENCODER, IMAGES, PARTS, STORE, read_folder, read_folder_file
 from lookalike.stores.lance_tables import LanceTable
 from lookalike.types import Metadata, Metric
@@ -68,6 +69,11 @@ class OldGallery:
     def archive(self) -> Mapping[str, Metadata]:
         """What was written about images whose rows are gone: columns by content hash."""
         return ColumnArchive(self, str(self.path)).values
+
+    @property
+    def removed(self) -> Removed:
+        """Nothing: removed images were indexed again."""
+        return {}
 
     def read_file(self, name: str) -> bytes | None:
         """Return the content of a file in the folder; None if there is none."""

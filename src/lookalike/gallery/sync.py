@@ -23,6 +23,7 @@ from lookalike.sources import (
     ShardSource,
     Skipped,
     Source,
+    skipping,
 )
 from lookalike.sources.opening import with_name
 from lookalike.sources.sampling import thread_map
@@ -114,10 +115,19 @@ class SyncReport:
             failed=(*source.problems, *summary.failed),
             seconds=seconds,
             kept=len(missing.kept),
-            skipped=tuple(source.skipped),
+            skipped=(*source.skipped, *_left_out(source, summary)),
             notes={note: count for note, count in summary.notes.most_common() if note not in read},
             relocated=located.moved_from,
         )
+
+
+def _left_out(source: Source, summary: IngestSummary) -> tuple[Skipped, ...]:
+    """Return what a source has and the gallery leaves out, since it was removed before."""
+    if not summary.left_out:
+        return ()
+    example = next(iter(summary.left_out)).removeprefix(f"{source.name}:")
+    hint = "to add them again: lookalike index GALLERY --restore-removed"
+    return (Skipped(skipping.REMOVED, len(summary.left_out), example, hint),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +228,7 @@ def is_gone(spec: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MissingRows:
-    """Ids of rows that a source does not have among its items.
+    """Ids that a source does not have among its items.
 
     Args:
         removed: their files are gone.
@@ -272,10 +282,8 @@ def missing_rows(
     Raises:
         SourceError: those to remove are more than half of the rows, and that is not allowed.
     """
-    missing = rows.keys() - {item.id for item in source} if rows else set()
-    unlisted = tuple(source.unlisted_prefixes)
-    kept = {row_id for row_id in missing if row_id.startswith(unlisted) or source.has_file(row_id)}
-    removed = missing - kept
+    missing = missing_ids(source, rows.keys())
+    removed = missing.removed
     gone = len(removed)
     if 2 * gone > len(rows) and not allow_removals:
         gone -= _count_moved(source, rows, removed)
@@ -285,7 +293,15 @@ def missing_rows(
             "missing; to remove them, set {allow_removals}. Nothing was changed",
             allow_removals=None,
         )
-    return MissingRows(removed, kept)
+    return missing
+
+
+def missing_ids(source: Source, ids: Set[str]) -> MissingRows:
+    """Return the ids that are not among the items of a source."""
+    missing = ids - {item.id for item in source} if ids else set()
+    unlisted = tuple(source.unlisted_prefixes)
+    kept = {row_id for row_id in missing if row_id.startswith(unlisted) or source.has_file(row_id)}
+    return MissingRows(missing - kept, kept)
 
 
 def _count_moved(source: Source, rows: Mapping[str, Record], removed: Set[str]) -> int:

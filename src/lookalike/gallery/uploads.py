@@ -1,4 +1,4 @@
-"""Single images that are added to a gallery directly, and stored in its folder."""
+"""Single images that are added to a gallery, stored in its folder, changed or removed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.artifacts import write_atomically
-from lookalike.errors import ImageError, InputError, MissingRowError
+from lookalike.errors import ImageError, InputError
 from lookalike.files import check_no_link, escape_name, unescape_name
-from lookalike.gallery.ids import UPLOADS, possible_ids, upload_id
-from lookalike.gallery.lookup import find_rows, records_of
+from lookalike.gallery.edits import EDITED, check_changes, edit
+from lookalike.gallery.ids import UPLOADS, upload_id
+from lookalike.gallery.lookup import find_rows, records_of, row_of
 from lookalike.gallery.storage import IMAGES
 from lookalike.gallery.writing import WritableGallery
 from lookalike.images.decode import content_hash
@@ -185,40 +186,47 @@ def _write_files(
 
 
 def update_metadata(gallery: WritableGallery, item_id: str, metadata: Metadata) -> dict[str, Any]:
-    """Change columns of the metadata of an uploaded image; columns set to None are removed.
+    """Change columns of the metadata of an image; return all of it.
+
+    Columns of an uploaded image that are set to None are removed. A row of a source keeps what is
+    set here when the source is synced; None takes it back (:mod:`lookalike.gallery.edits`).
 
     Raises:
         MissingRowError: there is no such row.
-        InputError: the row is from a source, or all of its metadata together cannot be stored.
+        InputError: all of its metadata together cannot be stored.
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
-    own = editable_id(gallery, item_id)
+    check_changes(metadata)
     merged: dict[str, Any] = {}
-
-    def changed() -> Iterator[Rows]:  # read while no other process can write
-        row = gallery.store.get([own])
-        fields = {**row.metadata[0], **metadata}
-        stored = {name: value for name, value in fields.items() if value is not None}
-        merged.update(check_metadata(stored, what=own))
-        yield replace(row, metadata=[merged])
-
-    gallery.upsert(changed(), fingerprint=gallery.fingerprint, wait=WAIT_S)
+    with gallery._writing(WAIT_S):  # so that the row is the one that is written
+        row = row_of(gallery.store, item_id)
+        [own], [before] = row.ids, row.metadata
+        is_of_source = own.partition(":")[0] in gallery.sources.keys() - {UPLOADS}
+        if is_of_source:
+            changed = edit(before, metadata, gallery.written)
+        else:
+            values = {**before, **metadata}
+            changed = {name: value for name, value in values.items() if value is not None}
+        merged.update(check_metadata(changed, what=own))
+        gallery.upsert(
+            replace(row, metadata=[merged]),
+            fingerprint=gallery.fingerprint,
+            written=frozenset((EDITED,) if EDITED in merged else ()),
+        )
     return merged
 
 
 def remove(gallery: WritableGallery, item_id: str) -> None:
-    """Delete an uploaded image and its row.
+    """Delete the row of an image; an uploaded image is deleted too.
 
     Raises:
         MissingRowError: there is no such row.
-        InputError: the row is from a source.
         BusyError: another process is writing.
         StorageError: it could not be written.
     """
-    own = editable_id(gallery, item_id)
-    if not gallery.remove_rows([own], wait=WAIT_S):
-        raise MissingRowError(f"there is no row with the id {own!r}")
+    with gallery._writing(WAIT_S):
+        gallery.remove_rows(row_of(gallery.store, item_id).ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,13 +236,11 @@ class Removal:
     Args:
         deleted: rows that were deleted.
         missing: ids that no row has.
-        not_editable: rows from a source, which were not deleted.
         remaining: rows that were not deleted since there are too many.
     """
 
     deleted: int
     missing: Sequence[str] = ()
-    not_editable: int = 0
     remaining: int = 0
 
 
@@ -245,7 +251,7 @@ def remove_all(
     *,
     limit: int,
 ) -> Removal:
-    """Delete uploaded images and their rows, together.
+    """Delete rows together, and those of them that are uploaded images.
 
     Args:
         gallery: written to.
@@ -270,29 +276,8 @@ def remove_all(
                 chosen = gallery.select(where=where)
             except InputError as error:
                 raise error.about("where") from None
-        editable = [each for each in chosen if each.startswith(f"{UPLOADS}:")]
-        deleted = gallery.remove_rows(editable[:limit]) if editable else 0
-    remaining = max(0, len(editable) - limit)
-    return Removal(deleted, missing, len(chosen) - len(editable), remaining)
-
-
-def editable_id(gallery: WritableGallery, item_id: str) -> str:
-    """Return the id of an uploaded image, which may be passed without its prefix.
-
-    Raises:
-        InputError: the row is from a source, whose next sync would undo a change.
-        MissingRowError: there is no such row.
-    """
-    existing = [record.id for record in records_of(gallery.store, possible_ids(item_id))]
-    own = existing[0] if existing else item_id
-    if existing and not own.startswith(f"{UPLOADS}:"):
-        raise InputError(
-            f"{item_id}: is from a source; change it there and index the source again (only "
-            f"uploaded images, {UPLOADS}:..., can be edited)"
-        )
-    if not existing:
-        raise MissingRowError(f"there is no row with the id {item_id!r}")
-    return own
+        deleted = gallery.remove_rows(chosen[:limit]) if chosen else 0
+    return Removal(deleted, missing, max(0, len(chosen) - limit))
 
 
 def _delete_file(gallery: WritableGallery, file: Path) -> None:

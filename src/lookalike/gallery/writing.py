@@ -23,10 +23,12 @@ from lookalike.errors import (
     UnknownNameError,
 )
 from lookalike.files import unescape_name
-from lookalike.gallery.archive import ColumnArchive, written_values
+from lookalike.gallery.archive import ColumnArchive
+from lookalike.gallery.edits import EDITED, written_values
 from lookalike.gallery.ids import UPLOADS, as_ids
 from lookalike.gallery.lookup import matching_ids, records_of
 from lookalike.gallery.opening import StoredGallery
+from lookalike.gallery.removed import Removed, RemovedImages
 from lookalike.gallery.state import GalleryState
 from lookalike.gallery.storage import (
     IMAGES,
@@ -62,6 +64,25 @@ class WritableGallery(StoredGallery):
         """Return what was written about images whose rows are gone."""
         opened = self._writer or self._current()
         return ColumnArchive(opened.storage, str(self.address or self.path))
+
+    @property
+    def removed(self) -> Removed:
+        """Images that were removed while their files stayed: content hashes by id, by source."""
+        return self._removed().read()
+
+    def leave_out(self, removed: Removed) -> None:
+        """Let syncs leave these images out, and no others; see :attr:`removed`.
+
+        Raises:
+            StorageError: it could not be written, or another process is writing.
+        """
+        with self._writing():
+            self._removed().replace(removed)
+
+    def _removed(self) -> RemovedImages:
+        """Return the images that a sync leaves out."""
+        opened = self._writer or self._current()
+        return RemovedImages(opened.storage, str(self.address or self.path))
 
     @contextlib.contextmanager
     def _indexing(self) -> Iterator[None]:
@@ -173,16 +194,16 @@ class WritableGallery(StoredGallery):
     def _with_written(self, rows: Rows) -> Rows:
         """Return rows with what was written for their contents; archive that of replaced ones."""
         before = {record.id: record for record in records_of(self._store, rows.ids)}
-        archive = self._archive()
+        archive, columns = self._archive(), self.written - {EDITED}
         metadata = []
         for record in rows.records():
             row = before.get(record.id)
             if row is not None and row.content_hash == record.content_hash:
-                own: Mapping[str, Any] = written_values(row.metadata, self.written)
+                own: Mapping[str, Any] = row.metadata
                 del before[record.id]
             else:
                 own = archive.values.get(record.content_hash, {})
-            metadata.append({**record.metadata, **own})
+            metadata.append({**record.metadata, **written_values(own, columns)})
         archive.keep(before.values(), self.written)
         return replace(rows, metadata=metadata)
 
@@ -241,17 +262,19 @@ class WritableGallery(StoredGallery):
         purge: bool = False,
         wait: float | None = None,
     ) -> int:
-        """Delete rows and return how many existed; the images of sources stay.
+        """Delete rows and return how many existed; the files of sources stay.
 
-        What was written into columns that come from no source is kept for 30 days, and comes back
-        with an image of the same content. Files of uploaded images are deleted. Other metadata of
-        the rows is gone from disk with the next :meth:`purge`.
+        The next sync of their source leaves them out, also under another name, unless it is told
+        to restore them. What was written into columns that come from no source is kept for 30 days,
+        and comes back with an image of the same content. Files of uploaded images are deleted.
+        Other metadata of the rows is gone from disk with the next :meth:`purge`.
 
         Args:
             ids: of the rows.
             source: delete all rows of this source, and forget the source.
             where: delete the rows that match a filter.
-            purge: keep nothing about them, and :meth:`purge` the gallery.
+            purge: keep nothing about them but ids and content hashes of what a sync leaves out, and
+                :meth:`purge` the gallery.
             wait: seconds to wait for other writers; by default that of the settings.
 
         Raises:
@@ -265,11 +288,14 @@ class WritableGallery(StoredGallery):
             records = list(records_of(self._store, chosen))
             if not purge:
                 self._archive().keep(records, self.written)
+            if source is None:
+                self._removed().add(records, self.sources.keys() - {UPLOADS})
             count = self._store.delete(chosen)
             if source is not None:
                 self.sources.pop(source, None)
                 self.source_options.pop(source, None)
                 self._write_manifest()
+                self._removed().replace_source(source, {})
             else:
                 self._write_count()
             self._delete_uploads(record.uri for record in records)

@@ -137,10 +137,6 @@ class Deleted(BaseModel):
 
     deleted: int = Field(description="Items that were deleted.")
     missing: list[str] = Field(description="IDs that no item has.")
-    not_editable: int = Field(
-        description="Items that are from a source, whose next sync would bring them back; they "
-        "were not deleted."
-    )
     remaining: int = Field(
         description=f"Items that match and were not deleted yet, as at most {MAX_DELETED:,} are at "
         "a time; repeat the request."

@@ -89,15 +89,14 @@ async def add_items(
 async def delete_items(
     opened: GalleryDep, service: ServiceDep, body: schemas.Deletion
 ) -> schemas.Deleted:
-    """Delete items that were added through this API, by ID or by a filter.
+    """Delete items by ID or by a filter; at most 10,000 at a time.
 
-    What could not be deleted is counted. At most 10,000 are deleted at a time.
+    The files of images from folders stay, and index jobs leave them out from then on.
     """
     removal = await service.remove_all(opened, body.ids, body.where, schemas.MAX_DELETED)
     return schemas.Deleted(
         deleted=removal.deleted,
         missing=list(removal.missing),
-        not_editable=removal.not_editable,
         remaining=removal.remaining,
     )
 

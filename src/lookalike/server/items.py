@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from lookalike.gallery.ids import UPLOADS, upload_id
+from lookalike.gallery.ids import upload_id
 from lookalike.search import request as search
 from lookalike.server import schemas
 from lookalike.server.caching import ONE_HOUR, accepts_webp, cache_headers, is_fresh
@@ -28,8 +28,6 @@ from lookalike.server.responses import dumps, item, item_parts, json_in_parts, r
 from lookalike.server.sending import FileResponse
 
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["items"], route_class=JsonRoute)
-
-_EDITABLE = f"{UPLOADS}:"
 
 _ITEM_FORM = {
     "schema": {
@@ -62,7 +60,7 @@ _PUT_LINKS = item_links(
 async def get_item(opened: GalleryDep, service: ServiceDep, row_id: ItemId) -> Response:
     """Return an item and its metadata."""
     row = await service.row(opened, row_id)
-    return Response(dumps(item(opened, row, 0, _EDITABLE)), media_type="application/json")
+    return Response(dumps(item(opened, row, 0)), media_type="application/json")
 
 
 @router.get(
@@ -94,7 +92,7 @@ async def sample_items(
 ) -> Response:
     """Return distinct items drawn at random; all of them if the gallery is small."""
     rows = await service.sample(opened, count, seed)
-    return await json_in_parts(service, lambda: item_parts(opened, rows, _EDITABLE))
+    return await json_in_parts(service, lambda: item_parts(opened, rows))
 
 
 @router.get(
@@ -223,7 +221,11 @@ async def put_item(
 async def update_item_metadata(
     opened: GalleryDep, service: ServiceDep, row_id: ItemId, body: schemas.ItemMetadata
 ) -> schemas.ItemMetadata:
-    """Change columns of an item's metadata; return all of its metadata."""
+    """Change columns of an item's metadata; return all of its metadata.
+
+    Null removes a column. An image from a folder keeps what is set here when it is indexed again;
+    null takes that back, to the value that the folder has.
+    """
     metadata = await service.update_metadata(opened, row_id, body.metadata)
     return schemas.ItemMetadata(metadata=metadata)
 
@@ -232,7 +234,10 @@ async def update_item_metadata(
     "/item", summary="Delete an item", status_code=204, responses=error_responses(409, 507)
 )
 async def delete_item(opened: GalleryDep, service: ServiceDep, row_id: ItemId) -> None:
-    """Delete an item that was added through this API."""
+    """Delete an item.
+
+    The file of an image from a folder stays, and index jobs leave it out from then on.
+    """
     await service.remove(opened, row_id)
 
 

@@ -12,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from lookalike.errors import InputError
 from lookalike.filters import Where
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.ids import UPLOADS
 from lookalike.gallery.listing import Listing
 from lookalike.gallery.state import GalleryState
 from lookalike.search.ordering import (
@@ -37,9 +36,8 @@ from lookalike.stores.base import Rows
 
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["items"], route_class=JsonRoute)
 
-_EDITABLE = f"{UPLOADS}:"
 _LINKS = ("image_url", "thumbnail_url", "thumbnail_url_template")
-_FIELDS = ("id", "name", "source", "date", "metadata", "content_hash", "editable", *_LINKS)
+_FIELDS = ("id", "name", "source", "date", "metadata", "content_hash", *_LINKS)
 _READ = frozenset(("date", "metadata", "content_hash"))
 """Fields for which rows are read."""
 
@@ -300,7 +298,6 @@ class _Page:
             "id": row_id,
             "name": name_of(row_id),
             "source": source_of(row_id),
-            "editable": row_id.startswith(_EDITABLE),
             **links,
         }
 

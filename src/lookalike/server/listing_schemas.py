@@ -71,8 +71,8 @@ class PageParameters(SelectionParameters):
         min_length=1,
         max_length=MAX_FIELDS,
         description="Fields of the items to return, with the ID: name, source, date, metadata, a "
-        "column of it (also as metadata.COLUMN), content_hash, editable, image_url, "
-        "thumbnail_url, thumbnail_url_template. All by default.",
+        "column of it (also as metadata.COLUMN), content_hash, image_url, thumbnail_url, "
+        "thumbnail_url_template. All by default.",
         examples=[["name", "thumbnail_url"]],
     )
 
@@ -110,9 +110,6 @@ class ListedItem(BaseModel):
         None, description="Metadata of the item, or the requested columns of it."
     )
     content_hash: str | None = Field(None, description="Hash of the image file.")
-    editable: bool | None = Field(
-        None, description="Whether the item can be changed through this API."
-    )
     image_url: str | None = Field(None, description="Path of the image on this service.")
     thumbnail_url: str | None = Field(None, description="Path of the thumbnail on this service.")
     thumbnail_url_template: str | None = Field(

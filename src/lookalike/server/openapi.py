@@ -136,19 +136,18 @@ SIGNED_URL: dict[str, Any] = {
             "name": name,
             "in": "query",
             "required": False,
-            "schema": {"type": kind},
+            "schema": {"type": "string"},
             "description": description,
         }
-        for name, kind, description in (
+        for name, description in (
             (
                 "v",
-                "string",
                 "Version of the gallery in a link from an item or hit; with the "
                 "current one, browsers may cache the answer.",
             ),
-            ("expires", "integer", "When a signed link expires, in seconds since 1970."),
-            ("key", "string", "The API key that a link was signed for; it does not tell the key."),
-            ("signature", "string", "Signature of a link, instead of an API key."),
+            ("expires", "When a signed link expires, in seconds since 1970; digits."),
+            ("key", "The API key that a link was signed for; it does not tell the key."),
+            ("signature", "Signature of a link, instead of an API key."),
         )
     ]
 }

@@ -95,13 +95,13 @@ def batch_parts(
     yield b"]}"
 
 
-def item_parts(gallery: OpenGallery, rows: Rows, editable: str) -> Iterator[bytes]:
-    """Yield the JSON of a list of items; ``editable`` is the prefix of ids that can be changed."""
+def item_parts(gallery: OpenGallery, rows: Rows) -> Iterator[bytes]:
+    """Yield the JSON of a list of items."""
     separator = b"["
     for place in range(len(rows)):
         yield separator
         separator = b","
-        yield dumps(item(gallery, rows, place, editable))
+        yield dumps(item(gallery, rows, place))
     yield b"]" if len(rows) else b"[]"
 
 
@@ -118,14 +118,13 @@ def facet_column(facet: Facet) -> schemas.Column:
     )
 
 
-def item(gallery: OpenGallery, rows: Rows, place: int, editable: str) -> dict[str, Any]:
+def item(gallery: OpenGallery, rows: Rows, place: int) -> dict[str, Any]:
     """Return the fields of a :class:`schemas.Item`."""
     row_id = rows.ids[place]
     return {
         "id": row_id,
         "metadata": dict(rows.metadata[place]),
         "content_hash": rows.hashes[place],
-        "editable": row_id.startswith(editable),
         **item_urls(gallery, row_id),
     }
 

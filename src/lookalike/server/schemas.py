@@ -442,7 +442,6 @@ class Item(BaseModel):
     id: str = Field(description="ID of the item.")
     metadata: dict[str, Any] = Field(description="Metadata of the item.")
     content_hash: str = Field(description="Hash of the image file.")
-    editable: bool = Field(description="Whether the item can be changed through this API.")
     image_url: str = Field(description=IMAGE_URL)
     thumbnail_url: str = Field(description=THUMBNAIL_URL)
     thumbnail_url_template: str = Field(description=THUMBNAIL_TEMPLATE)

@@ -387,7 +387,7 @@ class Service:
     async def remove_all(
         self, opened: OpenGallery, ids: Sequence[str] | None, where: Where | None, limit: int
     ) -> uploads.Removal:
-        """Delete added images by ids or by a filter; return what became of them."""
+        """Delete rows by ids or by a filter; return what became of them."""
         work = partial(uploads.remove_all, opened.handle.gallery, ids, where, limit=limit)
         async with self.slot():
             return await self._writer.write(opened.handle, work)

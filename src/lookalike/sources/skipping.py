@@ -29,6 +29,7 @@ TABLE = "metadata table, read for its columns"
 SECOND = "second image of a key"
 ORPHAN = "caption or metadata without an image"
 NO_LINK = "broken link"
+REMOVED = "removed from the gallery before"
 
 _OTHER_FILES = frozenset(
     (

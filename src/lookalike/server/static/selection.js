@@ -28,8 +28,8 @@ export class Selection extends EventTarget {
 
   // Selects items, or takes them out of the selection.
   set(items, isSelected = true) {
-    for (const { id, metadata, editable, image_url } of items) {
-      if (isSelected) this.items.set(id, { id, metadata, editable, image_url });
+    for (const { id, metadata, image_url } of items) {
+      if (isSelected) this.items.set(id, { id, metadata, image_url });
       else this.items.delete(id);
     }
     this.#changed();

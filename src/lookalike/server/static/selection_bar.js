@@ -67,21 +67,14 @@ export class SelectionBar {
     return form;
   }
 
-  // Labels what was added through the service; what is in folders is labeled there.
   async #tag(label) {
-    const items = await this.#items();
-    const editable = items.filter((item) => item.editable);
-    await this.#each(editable, ({ id }) => {
+    const items = [...this.selection.items.values()];
+    await this.#each(items, async (item) => {
       const options = { method: "PATCH", body: JSON.stringify({ metadata: { label } }), headers: { "content-type": "application/json" } };
-      return request(`${this.base}/item?id=${encodeURIComponent(id)}`, options);
+      Object.assign(item, await requestJSON(`${this.base}/item?id=${encodeURIComponent(item.id)}`, options));
     });
-    this.#tell(t("labeled", { n: editable.length, label }), items.length - editable.length);
-    if (editable.length) this.onChange();
-  }
-
-  #tell(text, notEditable) {
-    if (notEditable) this.onProblem(new Problem(text, t("not-editable", { n: notEditable })));
-    else announce(text);
+    announce(t("labeled", { n: items.length, label }));
+    this.onChange();
   }
 
   // The selected items with their metadata, which those from the map are without at first.
@@ -113,17 +106,16 @@ export class SelectionBar {
   }
 
   async #removeAll() {
-    let [removed, notEditable] = [0, 0];
+    let removed = 0;
     const { ids } = this.selection;
     for (let i = 0; i < ids.length; i += AT_ONCE) {
       const options = { method: "POST", body: JSON.stringify({ ids: ids.slice(i, i + AT_ONCE) }), headers: { "content-type": "application/json" } };
       const result = await requestJSON(`${this.base}/items/delete`, options);
       removed += result.deleted;
-      notEditable += result.not_editable;
     }
     this.selection.clear();
     this.onChange();
-    this.#tell(t("removed", { n: removed }), notEditable);
+    announce(t("removed", { n: removed }));
   }
 
   async #saveCSV() {
