@@ -39,6 +39,7 @@ from lookalike.server.limits import Limits
 from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.sources import open_source
 from lookalike.sources.sampling import sample_images
+from tests.color_words import color_words
 from tests.conftest import Require
 from tests.integration.test_cli import lookalike
 from tests.integration.test_mnist import fetched
@@ -910,14 +911,16 @@ def test_sign_in_with_an_api_key(tab: Open, site: Serving, tmp_path: Path, color
         assert secret not in page.evaluate("JSON.stringify([sessionStorage, localStorage])")
 
 
+def plain_results(page: Any) -> list[str]:
+    """Return the ids that a page without scripts shows."""
+    links = page.locator("#results .thumbnail").all()
+    return [parse_qs(urlsplit(each.get_attribute("href")).query)["id"][0] for each in links]
+
+
 def test_without_javascript(tab: Open, site: Serving) -> None:
     page = tab("/g/shop", java_script_enabled=False)
     rows = site.service.handle("shop").gallery.store.ids()
-
-    def plain() -> list[str]:
-        links = page.locator("#results .thumbnail").all()
-        return [parse_qs(urlsplit(each.get_attribute("href")).query)["id"][0] for each in links]
-
+    plain = partial(plain_results, page)
     assert plain() == list(rows)
     with page.expect_navigation():
         page.locator(".thumbnail").first.click()
@@ -1156,6 +1159,43 @@ def test_text_alone_and_with_an_image(tab: Open, site: Serving, colors: Path) ->
     page.locator(".cell").nth(2).hover()
     answered(page, page.locator(".cell .similar").nth(2).click)
     assert page.input_value("#text") == ""
+
+
+def test_a_text_is_searched_by_content_or_by_words(tab: Open, tmp_path: Path, colors: Path) -> None:
+    gallery = Gallery.create(tmp_path / "words.gallery", encoder=color_words())
+    gallery.sync(open_source(colors))
+    by_content = [hit.id for hit in gallery.search(text="green", k=30)]
+    by_words = [hit.id for hit in gallery.search(keywords="green", k=30)]
+    red = "colors:red/4.png"
+    fused = [hit.id for hit in gallery.search(id=red, keywords="green", k=30)]
+    assert len({tuple(each[:10]) for each in (by_content, by_words, fused)}) == 3
+    with serving({"words": gallery}) as served:
+        page = tab("/g/words", base=served.url)
+        shown(page)
+        assert page.get_attribute("#text", "placeholder").startswith("Describe an image")
+        assert is_start(answered(page, lambda: page.fill("#text", "green")), by_content)
+        assert answered(page, lambda: page.select_option("#by", "words")) == by_words
+        assert page.get_attribute("#text", "placeholder").startswith("Words in captions")
+        assert parse_qs(urlsplit(page.url).query) == {"text": ["green"], "by": ["words"]}
+        assert page.is_hidden("#rank-tools")  # keywords have no similarity
+        page.wait_for_function("() => document.querySelectorAll('#history li').length > 0")
+        path = page.url.removeprefix(served.url)
+        again = tab(path, base=served.url)
+        assert shown(again) == by_words
+        assert again.input_value("#by") == "words"
+        screenshot(again, "by-words")
+        both = f"{path}&id={quote(red, safe='')}"
+        assert is_start(shown(tab(both, base=served.url)), fused)
+        answered(page, page.go_back)
+        assert is_start(shown(page), by_content)
+        assert page.input_value("#by") == ""
+
+        plain = tab(path, base=served.url, java_script_enabled=False)
+        assert plain_results(plain) == by_words
+        plain.select_option("#by", "")
+        with plain.expect_navigation():
+            plain.click(".search-button")
+        assert plain_results(plain) == by_content
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,19 @@ def test_selected_values_become_a_filter() -> None:
     assert not submitted.selected_values(FACETS[1])
 
 
+def test_a_text_is_an_example_unless_it_is_searched_by_words() -> None:
+    text, words = ("text", "green"), ("by", "words")
+    assert examples(text) == [("green", 1)]
+    assert examples(text, words) == []
+    assert examples(("id", "a"), text) == [("a", 1), ("green", 1)]
+    assert examples(("id", "a"), text, words) == [("a", 1)]
+    for fields in ((text, words), (("id", "a"), text, words)):
+        search = form(*fields).request(query(*fields) or Query(), FACETS, 7)
+        assert search.keywords == "green"
+    assert query(words) is None
+    assert form(text, words, ("sort", "name")).options_query == "sort=name"
+
+
 def test_messages_about_fields_are_short() -> None:
     for name, value in (("x" * 60_000, "1"), ("min:year", "9" * 60_000 + "x")):
         with pytest.raises(InputError) as error:

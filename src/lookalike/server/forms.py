@@ -22,7 +22,7 @@ _UPLOADS = ("upload", f"{_UNLIKE}upload")
 """Images that only a browser has."""
 
 _EXAMPLES = (*_KINDS, *(f"{_UNLIKE}{kind}" for kind in _KINDS), *_UPLOADS)
-_QUERY_FIELDS = (*_EXAMPLES, "weights", "text")
+_QUERY_FIELDS = (*_EXAMPLES, "weights", "text", "by")
 _PAGE_FIELDS = ("compare", "group", "offset", "sort", *_QUERY_FIELDS)
 """Fields that are not search options."""
 
@@ -60,11 +60,12 @@ class SearchForm:
         """
         like, unlike = self._examples
         if like or unlike:
-            text = Example(text=self.text) if self.text and supports_text else None
+            is_example = self.text and supports_text and not self.by_words
+            text = Example(text=self.text) if is_example else None
             weights = self._weights(len(like), len(unlike), has_text=text is not None)
             return Query.combine(like, unlike, text, weights)
         if self.text:
-            return Query.of(text=self.text)
+            return Query() if self.by_words else Query.of(text=self.text)
         return Query() if self.params.get("keywords") else None
 
     @property
@@ -93,6 +94,11 @@ class SearchForm:
     def text(self) -> str:
         """The text to search by."""
         return self.params.get("text", "").strip()
+
+    @property
+    def by_words(self) -> bool:
+        """Whether the text is searched for in names and metadata, though it has an embedding."""
+        return self.params.get("by") == "words"
 
     @property
     def offset(self) -> int:

@@ -2,7 +2,7 @@
 
 import { Problem, requestJSON } from "./http.js";
 import { fetchBlob } from "./images.js";
-import { hasExamples, whereExpression } from "./state.js";
+import { hasExamples, isByWords, whereExpression } from "./state.js";
 import { findUpload } from "./storage.js";
 import { t } from "./texts.js";
 
@@ -61,12 +61,13 @@ export class API {
   }
 
   async #query(state) {
-    if (!hasExamples(state)) return { text: state.text };
+    const byWords = isByWords(state, this.supportsText);
+    if (!hasExamples(state)) return this.supportsText && byWords ? { keywords: state.text } : { text: state.text };
     const like = await Promise.all(state.like.map((example) => this.#example(example)));
     const unlike = await Promise.all(state.unlike.map((example) => this.#example(example)));
     const weights = [...state.like, ...state.unlike].map(({ weight }) => weight);
     const words = {};
-    if (state.text && this.supportsText) {
+    if (state.text && !byWords) {
       like.push({ text: state.text });
       weights.splice(state.like.length, 0, 1);
     } else if (state.text) words.keywords = state.text;

@@ -12,7 +12,7 @@ import { Pages } from "./pages.js";
 import { SearchBar } from "./search_bar.js";
 import { Selection } from "./selection.js";
 import { SelectionBar } from "./selection_bar.js";
-import { hasExamples, isSearch, readState, writeState } from "./state.js";
+import { hasExamples, isByWords, isSearch, readState, writeState } from "./state.js";
 import { keepUpload } from "./storage.js";
 import { formatMonth, formatPercent, t } from "./texts.js";
 import { UploadDialog } from "./upload_dialog.js";
@@ -143,7 +143,7 @@ class Browser {
     }
     main.querySelector("#sort").disabled = Boolean(state.options.group);
     main.querySelector("#list-tools").hidden = search;
-    main.querySelector("#rank-tools").hidden = !search || !hasExamples(state) && !this.info.supports_text;
+    main.querySelector("#rank-tools").hidden = !search || (!hasExamples(state) && isByWords(state, this.info.supports_text));
     for (const name of ["foreground", "multi_crop"]) main.querySelector(`#${name}`).checked = Boolean(state.options[name]);
     const threshold = Math.round(100 * Number(state.options.min_similarity || 0));
     main.querySelector("#threshold").value = String(threshold);
@@ -308,8 +308,8 @@ class Browser {
 
   showCount() {
     const [{ pages, first, state }] = this.panes;
-    const note = this.noteOf(first);
-    this.count.textContent = `${pages.isOpen ? t("most-similar-first") : t(isSearch(state) ? "results-count" : "items-count", { n: pages.total })} ${note}`;
+    const count = pages.isOpen ? t("most-similar-first") : t(isSearch(state) ? "results-count" : "items-count", { n: pages.total });
+    this.count.textContent = [count, this.noteOf(first)].filter(Boolean).join(" · ");
     document.title = `${this.titleOf(state)} · lookalike`;
   }
 
@@ -329,12 +329,15 @@ class Browser {
     const box = element("div", { class: "empty" });
     const restrict = this.filters.count > 0;
     if (!this.info.rows) {
-      box.append(element("h2", {}, t("gallery-empty")), element("p", {}, t("gallery-empty-detail")), element("code", {}, "lookalike index GALLERY FOLDER"));
+      const upload = this.main.querySelector("#open-upload");
+      box.append(element("h2", {}, t("gallery-empty")));
+      if (upload) box.append(element("p", { class: "actions" }, button(t("upload"), () => upload.click(), { class: "primary" })));
+      box.append(element("p", {}, t("gallery-empty-detail")), element("code", {}, "lookalike index GALLERY FOLDER"));
       return box;
     }
     const reasons = [];
-    if (state.text) reasons.push(t("no-words", { text: state.text }));
-    if (restrict) reasons.push(t("no-filter", { n: this.filters.count }));
+    if (!hasExamples(state) && state.text && isByWords(state, this.info.supports_text)) reasons.push(t("no-words", { text: state.text }));
+    if (restrict) reasons.push(t(isSearch(state) ? "filters-restrict" : "no-filter", { n: this.filters.count }));
     if (state.options.min_similarity) reasons.push(t("no-similar", { share: formatPercent(Number(state.options.min_similarity)) }));
     box.append(element("h2", {}, t("no-results")), element("p", {}, reasons.join(" ") || t("only-query")));
     const actions = element("p", { class: "actions" });

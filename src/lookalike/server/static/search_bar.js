@@ -6,7 +6,7 @@ import { setUpDrawingPad } from "./drawing_pad.js";
 import { imageOf, nameOfExample } from "./history.js";
 import { itemURL, Problem } from "./http.js";
 import { RegionDialog } from "./region.js";
-import { DEFAULT_WEIGHTS } from "./state.js";
+import { DEFAULT_WEIGHTS, isByWords } from "./state.js";
 import { findUpload, keepUpload } from "./storage.js";
 import { formatList, formatNumber, t } from "./texts.js";
 
@@ -22,6 +22,7 @@ export class SearchBar {
     Object.assign(this, { form, state, gallery, onChange, onProblem });
     this.chips = form.querySelector("#examples");
     this.text = form.elements.text;
+    this.mode = form.querySelector("#by"); // of galleries whose encoder supports text
     this.popovers = [...form.querySelectorAll("[data-popover]")];
     this.region = new RegionDialog(document.querySelector("#region-dialog"), (box) => {
       this.state.options.box = box;
@@ -34,6 +35,7 @@ export class SearchBar {
   // Shows the state.
   async render() {
     this.text.value = this.state.text;
+    this.#renderMode();
     const all = ["like", "unlike"].flatMap((side) => this.state[side].map((example) => [side, example]));
     const nodes = await Promise.all(all.map(([side, example]) => this.#chip(side, example)));
     this.chips.replaceChildren(...nodes);
@@ -82,6 +84,12 @@ export class SearchBar {
     await done;
   }
 
+  #renderMode() {
+    if (!this.mode) return;
+    this.mode.value = this.state.options.by ?? "";
+    this.text.placeholder = t(isByWords(this.state, true) ? "search-words" : "search-content");
+  }
+
   #listen() {
     const { form } = this;
     form.addEventListener("submit", (event) => {
@@ -98,6 +106,11 @@ export class SearchBar {
         this.state.text = text;
         this.onChange({ replace: true });
       }, TYPING);
+    });
+    this.mode?.addEventListener("change", () => {
+      this.state.options.by = this.mode.value;
+      this.#renderMode();
+      if (this.state.text) this.onChange({});
     });
     form.querySelector("#clear").addEventListener("click", () => {
       Object.assign(this.state, { like: [], unlike: [], text: "" });

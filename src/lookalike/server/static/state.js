@@ -7,7 +7,7 @@ export const DEFAULT_WEIGHTS = { like: 1, unlike: 0.5 };
 const KINDS = ["id", "url", "upload"];
 const UNLIKE = "not-";
 const FILTER_PREFIXES = ["value:", "min:", "max:"];
-const OPTIONS = ["where", "sort", "group", "min_similarity", "metric", "rerank", "foreground", "multi_crop", "compare", "box", "exact"];
+const OPTIONS = ["where", "sort", "group", "min_similarity", "metric", "rerank", "foreground", "multi_crop", "compare", "box", "exact", "by"];
 
 export function readState(search) {
   const parameters = new URLSearchParams(search);
@@ -34,9 +34,12 @@ export function writeState(state) {
   if (isWeighted) parameters.set("weights", [...state.like, ...state.unlike].map(({ weight }) => weight).join(","));
   if (state.text) parameters.set("text", state.text);
   for (const [name, value] of state.filters) parameters.append(name, value);
-  for (const [name, value] of Object.entries(state.options)) if (value) parameters.set(name, value);
+  for (const [name, value] of Object.entries(state.options)) if (value && (name !== "by" || state.text)) parameters.set(name, value);
   return parameters;
 }
+
+// Whether the text is searched for in names and metadata; `supportsText`: it could be by content.
+export const isByWords = (state, supportsText) => !supportsText || state.options.by === "words";
 
 export const hasExamples = (state) => state.like.length + state.unlike.length > 0;
 
