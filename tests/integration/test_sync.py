@@ -28,10 +28,12 @@ from lookalike.gallery import ingest, uploads
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.sync import SyncReport
 from lookalike.images.decode import content_hash
+from lookalike.images.exif import EXIF_COLUMNS
 from lookalike.sources import open_source
 from lookalike.types import Progress
 from tests.integration.test_cli import lookalike, run
 from tests.unit.test_decode import stored_as
+from tests.unit.test_image_header import photograph
 
 ROUNDS = int(os.environ.get("LOOKALIKE_KILLS", "8"))
 """Each round kills a sync at a random moment; a longer run had 200 rounds."""
@@ -502,6 +504,96 @@ def test_the_command_line_says_what_is_left_out(gallery: Gallery, photos: Path) 
     assert re.search(r"removed +6\n", run("info", path))
     run("index", path, "--restore-removed")
     assert len(gallery) == 12
+
+
+@pytest.fixture
+def taken(photos: Path) -> Path:
+    """Photographs by a camera, two of the images of a folder."""
+    for name, iso in (("a/00.jpg", 200), ("b/01.jpg", 1_600)):
+        (photos / name).write_bytes(photograph("JPEG", **{"8827": iso}))
+    return photos
+
+
+def columns(gallery: Gallery, row_id: str) -> set[str]:
+    return set(gallery[row_id].metadata) - {"label"}
+
+
+def test_exif_becomes_metadata_without_encoding_again(
+    taken: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = Gallery.create(tmp_path / "e.gallery", encoder=encoder)
+    gallery.sync(taken)
+    assert columns(gallery, "photos:a/00.jpg") == set()
+    monkeypatch.setattr(ingest, "_encode", None)
+    options: dict[str, Any] = {"exif": True}
+    assert counts(gallery.sync(gallery.open_source(taken, options=options))) == (0, 14, 0, 0, 0)
+    assert columns(gallery, "photos:a/00.jpg") == set(EXIF_COLUMNS)  # not where it was taken
+    assert columns(gallery, "photos:a/00.png") == {"width", "height"}
+    assert gallery.select(where="iso > 800 and aperture < 4") == ["photos:b/01.jpg"]
+    assert gallery["photos:b/01.jpg"].metadata["date_taken"] == "2023-07-14T18:30:05"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "read_header", None)  # unchanged files are not read again
+        assert counts(gallery.sync(taken)) == (0, 0, 0, 0, 14)
+    assert counts(gallery.sync(taken, rehash=True)) == (0, 0, 0, 0, 14)
+    (taken / "a" / "00.jpg").rename(taken / "b" / "00.jpg")
+    assert counts(gallery.sync(taken)) == (0, 0, 1, 0, 13)
+    assert columns(gallery, "photos:b/00.jpg") == set(EXIF_COLUMNS)
+
+    options = {"gps": True}
+    assert gallery.sync(gallery.open_source(taken, options=options)).updated == 2
+    assert gallery["photos:b/00.jpg"].metadata["latitude"] == -33.8569
+    assert gallery.source_options == {"photos": {"exif": True, "gps": True}}
+    options = {"exif": False, "gps": False}
+    assert gallery.sync(gallery.open_source(taken, options=options)).updated == 14
+    assert columns(gallery, "photos:b/00.jpg") == set()
+
+
+def test_a_metadata_file_and_people_win_over_exif(
+    taken: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    gallery = Gallery.create(tmp_path / "e.gallery", encoder=encoder)
+    photo, table = "photos:a/00.jpg", taken / "metadata.csv"
+
+    def sync() -> Any:
+        gallery.sync(gallery.open_source(taken, options={"exif": True}))
+        return gallery[photo].metadata
+
+    assert sync()["iso"] == 200
+    table.write_text("path,iso,lens\na/00.jpg,400,mine\n")
+    assert (sync()["iso"], sync()["lens"], sync()["aperture"]) == (400, "mine", 2.8)
+    table.write_text("path,iso\na/00.jpg,400\n")
+    assert (sync()["iso"], sync()["lens"]) == (400, "RF50mm F1.8 STM")
+    gallery.update_metadata(photo, {"aperture": 4, "iso": 50})
+    assert (sync()["iso"], sync()["aperture"]) == (50, 4)
+    table.unlink()
+    assert sync()["edited_columns"] == {"aperture": 2.8, "iso": 200}
+    assert gallery.update_metadata(photo, {"aperture": None, "iso": None})["iso"] == 200
+    assert (sync()["iso"], sync()["aperture"]) == (200, 2.8)
+
+
+def test_dates_of_files_stay_where_options_are_kept_in_rows(
+    taken: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    """The time of a file is read from the signature of its row, whatever else is in it."""
+    gallery = Gallery.create(tmp_path / "e.gallery", encoder=encoder)
+    gallery.sync(gallery.open_source(taken, options={"gps": True, "window": [0, 200]}))
+    os.utime(taken / "b" / "11.png", (1, 1))
+    gallery.sync(taken)
+    assert gallery.browse(sort="date").ids(slice(1)) == ["photos:b/11.png"]
+
+
+def test_the_command_line_adds_exif(taken: Path, encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "e.gallery"
+    run("index", path, taken, "--encoder", "color", "--exif")
+    run("index", path)
+    hits = json.loads(run("search", path, "--where", "iso > 800", "--json"))
+    assert [hit["id"] for hit in hits["hits"]] == ["photos:b/01.jpg"]
+    assert Gallery.open(path).browse(sort="-date").ids(slice(2)) == [
+        *("photos:a/00.jpg", "photos:b/01.jpg"),
+    ]
+    answer = lookalike("index", tmp_path / "d.gallery", "dataset:digits/test", "--exif")
+    assert "--exif is for image files" in answer.stderr
 
 
 def test_a_second_sync_is_refused_while_readers_and_other_writers_continue(

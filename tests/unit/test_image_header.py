@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
+from PIL.TiffImagePlugin import IFDRational
 
 from lookalike.errors import ImageError
+from lookalike.images.exif import EXIF_COLUMNS, GPS_COLUMNS, exif_columns
 from lookalike.images.header import read_header
+from lookalike.metadata import storable_metadata
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
 
@@ -107,3 +110,104 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     path.write_bytes(encode(PICTURE, "JPEG")[:30])
     with pytest.raises(ImageError, match=r"a\.jpg: broken image"):
         read_header(path)
+
+
+def photograph(kind: str = "JPEG", **changes: Any) -> bytes:
+    """Return a file with the EXIF tags of a camera; ``changes`` are other values, by hex number."""
+    exif = Image.Exif()
+    tags: dict[int, Any] = {
+        0x010F: "Canon\0",
+        0x0110: "  Canon EOS  R5 ",
+        0x9003: "2023:07:14 18:30:05",
+        0xA434: "RF50mm F1.8 STM",
+        0x920A: IFDRational(50, 1),
+        0x829D: IFDRational(28, 10),
+        0x829A: IFDRational(1, 250),
+        0x8827: 800,
+        **{int(number, 16): value for number, value in changes.items()},
+    }
+    exif.update({tag: value for tag, value in tags.items() if tag < 0x8000 and value is not None})
+    exif.get_ifd(ExifTags.IFD.Exif).update(
+        {tag: value for tag, value in tags.items() if tag >= 0x8000 and value is not None}
+    )
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update(
+        {1: "S", 2: (33.0, 51.0, 24.84), 3: "W", 4: (151.0, 12.0, 54.0)}
+    )
+    return encode(PICTURE, kind, exif=exif)
+
+
+CAMERA = {
+    "date_taken": "2023-07-14T18:30:05",
+    "camera_make": "Canon",
+    "camera_model": "Canon EOS R5",
+    "lens": "RF50mm F1.8 STM",
+    "focal_length": 50,
+    "aperture": 2.8,
+    "exposure_time": 0.004,
+    "iso": 800,
+    "latitude": -33.8569,
+    "longitude": -151.215,
+    "width": 40,
+    "height": 30,
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_facts_of_a_photograph_have_types_and_units(kind: str) -> None:
+    assert read_header(photograph(kind)).columns == CAMERA
+
+
+def test_an_image_without_exif_has_its_size() -> None:
+    assert read_header(encode(PICTURE, "PNG")).columns == {"width": 40, "height": 30}
+    assert set(CAMERA) == {*EXIF_COLUMNS, *GPS_COLUMNS}
+
+
+@pytest.mark.parametrize(
+    ("number", "value", "column", "expected"),
+    [
+        ("9003", "0000:00:00 00:00:00", "date_taken", None),
+        ("9003", "yesterday", "date_taken", None),
+        ("010F", "\x1b[31m", "camera_make", "\\x1b[31m"),
+        ("010F", "x" * 1_000, "camera_make", "x" * 200),
+        ("0110", " \0", "camera_model", None),
+        ("829A", IFDRational(1, 0), "exposure_time", None),
+        ("829A", IFDRational(0, 1), "exposure_time", None),
+        ("829A", IFDRational(1, 3), "exposure_time", 0.333333),
+        ("829A", IFDRational(30, 1), "exposure_time", 30),
+        ("8827", (100, 200), "iso", 100),
+        ("829D", None, "aperture", None),
+    ],
+)
+def test_a_broken_tag_is_left_out(number: str, value: Any, column: str, expected: Any) -> None:
+    columns = dict(read_header(photograph(**{number: value})).columns)
+    assert columns.pop(column, None) == expected
+    assert columns == {name: each for name, each in CAMERA.items() if name != column}
+
+
+@pytest.mark.parametrize(
+    "gps",
+    [
+        {1: "N", 2: (33.0, 51.0, 24.84)},  # without a longitude
+        {1: "N", 2: (91.0, 0.0, 0.0), 3: "E", 4: (1.0, 0.0, 0.0)},
+        {1: "", 2: (33.0, 0.0, 0.0), 3: "E", 4: (1.0, 0.0, 0.0)},
+        {1: "N", 2: (33.0, 0.0), 3: "E", 4: (1.0, 0.0, 0.0)},
+        {1: "N", 2: "here", 3: "E", 4: (1.0, 0.0, 0.0)},
+        {1: "N", 2: (float("nan"), 0.0, 0.0), 3: "E", 4: (1.0, 0.0, 0.0)},
+    ],
+)
+def test_half_a_place_is_none(gps: dict[int, Any]) -> None:
+    assert exif_columns({}, gps) == {}
+
+
+def test_exif_that_is_cut_or_noise_costs_no_image() -> None:
+    """Wherever the EXIF block is damaged, the header is read."""
+    data = photograph()
+    rng = np.random.default_rng(0)
+    start, end = data.index(b"Exif"), data.index(b"\xff\xdb")
+    for _ in range(300):
+        damaged = bytearray(data)
+        for place in rng.integers(start + 6, end, 12):
+            damaged[place] = rng.integers(0, 256)
+        columns = read_header(bytes(damaged)).columns
+        assert (columns["width"], columns["height"]) in ((40, 30), (30, 40))
+        assert columns == storable_metadata(columns)[0]

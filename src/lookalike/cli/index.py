@@ -118,6 +118,14 @@ def command(
             "--allow-private-urls/--public-urls", help="Fetch images from private networks too."
         ),
     ] = None,
+    exif: Annotated[
+        bool | None,
+        typer.Option("--exif/--no-exif", help="Add date, camera and exposure from EXIF."),
+    ] = None,
+    gps: Annotated[
+        bool | None,
+        typer.Option("--gps/--no-gps", help="Add latitude and longitude from EXIF."),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Keep running and re-index on changes.")
     ] = False,
@@ -147,13 +155,14 @@ def command(
     New and changed images are encoded, moved files are recognized, rows of deleted
     files are removed. What is not taken is counted, with its reason. Interrupted
     runs resume where they stopped. --include, --exclude, --pages, --window,
-    --max-megapixels, --strict and --allow-private-urls are kept with the source
-    for the next time. Without SOURCE, a gallery is synced with all of its sources;
+    --max-megapixels, --strict, --allow-private-urls, --exif and --gps are kept with
+    the source for the next time. Without SOURCE, a gallery is synced with all of its sources;
     of a folder of images, the gallery is FOLDER.gallery in the current folder.
 
       lookalike index photos.gallery photos
       lookalike index photos.gallery photos --watch
       lookalike index photos.gallery photos --exclude thumbs --exclude '*.gif'
+      lookalike index photos.gallery photos --exif
       lookalike index shop.gallery products.csv --encoder hog-fine+color
       lookalike index photos.gallery
       lookalike index photos.gallery --ann
@@ -171,8 +180,8 @@ def command(
 
     _check_modes(watch=watch, dry_run=dry_run, ann=ann)
     options = _options(include, exclude, pages, window, max_megapixels, strict)
-    if allow_private_urls is not None:
-        options["allow_private_urls"] = allow_private_urls
+    flags = {"allow_private_urls": allow_private_urls, "exif": exif, "gps": gps}
+    options |= {name: value for name, value in flags.items() if value is not None}
     of_source = {"name": name, "relocate": relocate or None, **dict.fromkeys(options, True)}
     of_new = {"encoder": encoder, "store": store}
     path, sources = _sources(gallery, source, {**of_source, **of_new}, ann=ann is not None)

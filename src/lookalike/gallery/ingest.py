@@ -26,6 +26,8 @@ from lookalike.gallery.archive import ColumnArchive
 from lookalike.gallery.edits import EDITED, merge_written, source_metadata, written_values
 from lookalike.gallery.lookup import records_of
 from lookalike.images.decode import content_hash
+from lookalike.images.exif import EXIF_COLUMNS, GPS_COLUMNS
+from lookalike.images.header import read_header
 from lookalike.metadata import storable_metadata
 from lookalike.sources import Item, Source
 from lookalike.sources.base import NO_FAILURES, failure_reason
@@ -175,10 +177,12 @@ class EncodeTask:
     """Compares items with existing rows and encodes new and changed ones.
 
     Without an encoder, items are only compared. Whatever goes wrong with one item is its failure.
+    ``columns`` of the metadata come from the header of each file, unless the source has its own.
     """
 
     existing: ExistingRows
     encoder: Encoder | None
+    columns: tuple[str, ...] = ()
 
     def __call__(self, items: Sequence[Item]) -> list[ItemResult]:
         """Process a chunk of items."""
@@ -217,7 +221,7 @@ class EncodeTask:
         metadata.pop(EDITED, None)  # of an exported gallery
         item = replace(item, metadata=metadata)
         with item.in_memory():
-            result, content = _compare(item, self.existing)
+            result, content = _compare(item, self.existing, self.columns)
             if notes or item.notes:
                 result = replace(result, notes=(*item.notes, *notes))
             if content is None or self.encoder is None:
@@ -309,7 +313,7 @@ def ingest(
         runner: where items are encoded; threads of this process by default.
     """
     runner = runner or ThreadRunner()
-    task = EncodeTask(existing, target.encoder)
+    task = EncodeTask(existing, target.encoder, source.options.header_columns)
     chunks = runner.run(task, _chunks(source, runner.chunk_size), target.store)
     summary = IngestSummary()
     pending: list[ItemResult] = []
@@ -377,7 +381,8 @@ def count_changes(
 ) -> IngestSummary:
     """Count what :func:`ingest` would do. Nothing is decoded or written."""
     runner, summary = ThreadRunner(), IngestSummary()
-    chunks = runner.run(EncodeTask(existing, None), _chunks(source, runner.chunk_size), None)
+    task = EncodeTask(existing, None, source.options.header_columns)
+    chunks = runner.run(task, _chunks(source, runner.chunk_size), None)
     for _ in _count_results(chunks, summary, len(source), on_progress):
         pass
     return summary
@@ -451,10 +456,13 @@ def _count_results(
         on_progress(Progress("index", done, total, "images", note))
 
 
-def _compare(item: Item, existing: ExistingRows) -> tuple[ItemResult, bytes | ImageArray | None]:
+def _compare(
+    item: Item, existing: ExistingRows, columns: tuple[str, ...]
+) -> tuple[ItemResult, bytes | ImageArray | None]:
     """Return the result of an item, and its content if that has to be encoded.
 
-    A row's signature also says how its image was decoded, where that is not the default.
+    A row's signature also says how its image was decoded, where that is not the default, and which
+    columns of its metadata are from its header.
 
     Raises:
         ImageError: the item cannot be read.
@@ -464,10 +472,14 @@ def _compare(item: Item, existing: ExistingRows) -> tuple[ItemResult, bytes | Im
         digest = existing.removed[item.id]
         return ItemResult(item.id, item.uri, {}, Change.LEFT_OUT, digest), None
     cheap, pixels = item.signature(), pixels_key(item.options)
-    signature = f"{cheap} {pixels}" if pixels else cheap
+    signature = " ".join((cheap, *filter(None, (pixels, _columns_key(item, columns)))))
     if row is not None and cheap and signature == row.signature and not existing.rehash:
+        known = source_metadata(row.metadata)
+        own = {name: known[name] for name in columns if name in known}
+        item = replace(item, metadata={**own, **item.metadata})
         return _same_content(item, row, signature, existing), None
     content = item.content()
+    item = _with_header(item, content, columns)
     digest = item_hash(item, content)
     if row is not None and row.content_hash == digest:
         result = _same_content(item, row, signature, existing)
@@ -496,7 +508,33 @@ def item_hash(item: Item, content: bytes | ImageArray) -> str:
 
 def _decoding_key(row: Record) -> str:
     """Return how the image of a row was decoded, see :func:`pixels_key`."""
-    return row.signature.partition(" ")[2]
+    _, *keys = row.signature.split(" ")
+    return " ".join(key for key in keys if not key.startswith(_COLUMNS))
+
+
+_COLUMNS = "columns="
+
+
+def _columns_key(item: Item, columns: tuple[str, ...]) -> str:
+    """Return a text that differs if other columns of an item are from its header; none: empty."""
+    if not columns:
+        return ""
+    groups = {"exif": EXIF_COLUMNS, "gps": GPS_COLUMNS}
+    names = [name for name, each in groups.items() if each[0] in columns]
+    names += [f"-{name}" for name in columns if name in item.metadata]
+    return _COLUMNS + ",".join(names)
+
+
+def _with_header(item: Item, content: bytes | ImageArray, columns: tuple[str, ...]) -> Item:
+    """Return an item with columns of its header; those that it has itself win."""
+    if not columns or not isinstance(content, bytes):
+        return item
+    try:
+        values = read_header(content, name=item.uri).columns
+    except ImageError:  # decoding says what is wrong
+        return item
+    own = {name: values[name] for name in columns if name in values}
+    return replace(item, metadata=storable_metadata({**own, **item.metadata})[0])
 
 
 def _same_content(item: Item, row: Record, signature: str, existing: ExistingRows) -> ItemResult:

@@ -88,6 +88,7 @@ class RayRunner:
             encoder_files(task.encoder),
             {**lookalike_variables(), "LOOKALIKE_THREADS": "1"},
             replace(existing, rows=moved),
+            task.columns,
             store.address if isinstance(store, MilvusStore) else None,
         )
         ray = _import_ray()

@@ -74,12 +74,14 @@ class WorkerConfig:
         files: of the encoder, by name.
         variables: environment variables of lookalike.
         existing: the rows that moved items take their embeddings from.
+        columns: of the metadata that come from the header of each file.
         address: the Milvus collection that actors write to; None if rows are written by the driver.
     """
 
     files: Mapping[str, bytes]
     variables: Mapping[str, str] = field(repr=False)  # one of them is a token
     existing: ExistingRows
+    columns: tuple[str, ...]
     address: Address | None
 
 
@@ -100,7 +102,7 @@ class Worker:
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             for name, data in config.files.items():
                 (Path(folder) / name).write_bytes(data)
-            self._task = EncodeTask(config.existing, load_encoder(Path(folder)))
+            self._task = EncodeTask(config.existing, load_encoder(Path(folder)), config.columns)
         if config.address is not None:
             self._store = MilvusStore.open(config.address)
 

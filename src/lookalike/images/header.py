@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageFile
 
 from lookalike.errors import ImageError
 from lookalike.files import check_regular
+from lookalike.images.exif import Value, capture_date, exif_columns
 from lookalike.images.formats import FORMATS, HEADER_BYTES, Format, detect_format
 from lookalike.images.memory import BUDGET, COUNTED_BYTES
 from lookalike.images.other_formats import svg_size
@@ -29,10 +30,8 @@ from lookalike.images.tiff import (
 _LOSSLESS = frozenset(("PNG", "GIF", "BMP", "DIB", "ICO", "PPM", "PCX", "TGA", "RAW", "SVG"))
 _LOSSY_TIFF = frozenset(("jpeg", "tiff_jpeg", "webp"))
 _TURNED = (5, 6, 7, 8)
-_DATES = (0x9003, 0x9004, 0x0132)
-"""EXIF tags DateTimeOriginal, DateTimeDigitized and DateTime."""
-
-_EXIF_DATE = "%Y:%m:%d %H:%M:%S"
+_MARKS = frozenset((0x9003, 0x9004, 0x0132, 0x010F))
+"""EXIF tags of dates and of the maker: a TIFF that has one has more than its own tags."""
 
 _LUMINANCE = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
@@ -56,6 +55,8 @@ class ImageHeader:
         jpeg_quality: 1 to 100, estimated from the quantization tables; None for other formats.
         has_exif: whether it has EXIF data.
         captured_at: when the photograph was taken, by the camera's clock, without a time zone.
+        columns: what EXIF says of the photograph, by column: some of
+            :data:`lookalike.images.exif.EXIF_COLUMNS` and ``GPS_COLUMNS``, always the size.
     """
 
     width: int
@@ -66,6 +67,7 @@ class ImageHeader:
     jpeg_quality: int | None
     has_exif: bool
     captured_at: datetime | None
+    columns: Mapping[str, Value] = field(default_factory=dict)
 
 
 def read_header(image: str | Path | bytes, *, name: str | None = None) -> ImageHeader:
@@ -97,12 +99,14 @@ def _read(file: IO[bytes], name: str) -> ImageHeader:
         raise ImageError(f"{name}: unsupported image format")
     with decoder_errors(name):
         check_readable(kind)
-        return _READERS.get(kind.name, _with_pillow)(file, kind)
+        header = _READERS.get(kind.name, _with_pillow)(file, kind)
+        size = {"width": header.width, "height": header.height}
+        return replace(header, columns={**header.columns, **size})
 
 
 def _with_pillow(file: IO[bytes], kind: Format) -> ImageHeader:
     image = opened_despite_errors(kind, file)
-    tags = _exif(image)
+    tags, gps = _exif(image)
     width, height = image.size
     if kind.name != "TIFF" and orientation_of(image) in _TURNED:  # TIFFs tell the upright size
         width, height = height, width
@@ -113,8 +117,9 @@ def _with_pillow(file: IO[bytes], kind: Format) -> ImageHeader:
         pages=len(full_pages(image, kind, file)),
         lossless=_is_lossless(image, kind, file),
         jpeg_quality=_jpeg_quality(image) if kind.name == "JPEG" else None,
-        has_exif=(bool(tags) and kind.name != "TIFF") or bool(tags.keys() & {*_DATES, 0x010F}),
-        captured_at=_date(tags),
+        has_exif=(bool(tags) and kind.name != "TIFF") or bool(tags.keys() & _MARKS),
+        captured_at=capture_date(tags),
+        columns=exif_columns(tags, gps),
     )
 
 
@@ -139,26 +144,31 @@ def _with_tifffile(file: IO[bytes], kind: Format) -> ImageHeader:
         lossless = page.compression.name not in ("JPEG", "OJPEG", "WEBP")
     if tags.get(ExifTags.Base.Orientation) in _TURNED:
         width, height = height, width
-    date = _date(tags)
-    return ImageHeader(width, height, kind.name, len(pages), lossless, None, bool(date), date)
+    texts = {tag: value for tag, value in tags.items() if isinstance(value, str)}
+    date, columns = capture_date(tags), exif_columns(texts, {})  # its fractions are pairs
+    count, has_exif = len(pages), date is not None
+    return ImageHeader(width, height, kind.name, count, lossless, None, has_exif, date, columns)
 
 
-def _exif(image: Image.Image) -> Mapping[int, Any]:
-    """Return the EXIF tags of an image; empty if it has none, or they cannot be read."""
+_Tags = Mapping[int, Any]
+
+
+def _exif(image: Image.Image) -> tuple[_Tags, _Tags]:
+    """Return the EXIF tags of an image, and those of its GPS directory.
+
+    They are empty if it has none, or they cannot be read.
+    """
     try:
-        exif = Image.Image.getexif(image)  # that of PNG would decode the pixels
-        return {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
+        return _directories(Image.Image.getexif(image))  # that of PNG would decode the pixels
     except Exception:  # noqa: BLE001 - broken metadata must not cost the image
-        return {}
+        return {}, {}
 
 
-def _date(tags: Mapping[int, Any]) -> datetime | None:
-    for tag in _DATES:
-        try:
-            return datetime.strptime(str(tags[tag]).strip("\0 ")[:19], _EXIF_DATE)
-        except (KeyError, ValueError):
-            continue
-    return None
+def _directories(exif: Image.Exif) -> tuple[_Tags, _Tags]:
+    gps: _Tags = {}
+    with contextlib.suppress(Exception):  # a broken place must not cost the rest
+        gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
+    return {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}, gps
 
 
 def _is_lossless(image: ImageFile.ImageFile, kind: Format, file: IO[bytes]) -> bool:
@@ -204,11 +214,13 @@ def _of_raw(file: IO[bytes], kind: Format) -> ImageHeader:
         width, height = raw.sizes.width, raw.sizes.height
         if raw.sizes.flip in _TURNED:
             width, height = height, width
-    tags: Mapping[int, Any] = {}
+    tags: _Tags = {}
+    gps: _Tags = {}
     with contextlib.suppress(Exception):  # only some raw formats are a kind of TIFF
         file.seek(0)
-        tags = _exif(open_file(FORMATS["TIFF"], file))
-    return ImageHeader(width, height, kind.name, 1, True, None, True, _date(tags))
+        tags, gps = _exif(open_file(FORMATS["TIFF"], file))
+    date, columns = capture_date(tags), exif_columns(tags, gps)
+    return ImageHeader(width, height, kind.name, 1, True, None, True, date, columns)
 
 
 def _of_jxl(file: IO[bytes], kind: Format) -> ImageHeader:
@@ -218,10 +230,9 @@ def _of_jxl(file: IO[bytes], kind: Format) -> ImageHeader:
     exif = Image.Exif()
     if header.exif:
         exif.load(header.exif)
-    tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
-    return ImageHeader(
-        header.width, header.height, kind.name, 1, False, None, bool(tags), _date(tags)
-    )
+    tags, gps = _directories(exif)
+    size, date, columns = (header.width, header.height), capture_date(tags), exif_columns(tags, gps)
+    return ImageHeader(*size, kind.name, 1, False, None, bool(tags), date, columns)
 
 
 def _read_all(file: IO[bytes]) -> bytes:

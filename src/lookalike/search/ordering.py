@@ -407,9 +407,10 @@ def file_date(signature: str) -> str | None:
 def file_time_ns(signature: str) -> int | None:
     """Return when a file was written, in nanoseconds since 1970, from the signature of a row.
 
-    It is ``SIZE-TIME`` of files, with more numbers after it of files of several images.
+    It is ``SIZE-TIME`` of files, with more numbers after it of files of several images, and then,
+    after a space, how the image was read.
     """
-    parts = signature.split("-")
+    parts = signature.partition(" ")[0].split("-")
     is_file = len(parts) > 1 and parts[0].isdecimal() and parts[1].isdecimal()
     return int(parts[1]) if is_file and len(parts[1]) <= _LONGEST_NUMBER + 2 else None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from lookalike.arguments import as_texts
 from lookalike.errors import SettingError
+from lookalike.images.exif import EXIF_COLUMNS, GPS_COLUMNS
 from lookalike.images.options import DEFAULT_OPTIONS, DecodeOptions
 from lookalike.texts import folded
 
@@ -29,6 +30,8 @@ class SourceOptions:
         exclude: leave out images that match one of these patterns.
         pages: ``first`` page of a file with several, or ``all``, each as an item.
         allow_private_urls: fetch images also from hosts that are not on the public internet.
+        exif: add what EXIF says of each photograph to its metadata: date, camera, exposure, size.
+        gps: add the place where it was taken, too.
         decoding: of each image.
 
     Raises:
@@ -39,6 +42,8 @@ class SourceOptions:
     exclude: tuple[str, ...] = ()
     pages: str = "first"
     allow_private_urls: bool = False
+    exif: bool = False
+    gps: bool = False
     decoding: DecodeOptions = DEFAULT_OPTIONS
 
     def __post_init__(self) -> None:
@@ -54,6 +59,11 @@ class SourceOptions:
         included = not self.include or matches_glob(path, self.include)
         return included and not matches_glob(path, self.exclude)
 
+    @property
+    def header_columns(self) -> tuple[str, ...]:
+        """Columns of metadata that come from the header of each file."""
+        return (*(EXIF_COLUMNS if self.exif else ()), *(GPS_COLUMNS if self.gps else ()))
+
     def as_dict(self) -> dict[str, Any]:
         """Return the options that differ from the defaults, as JSON values."""
         fields = {
@@ -61,6 +71,8 @@ class SourceOptions:
             "exclude": list(self.exclude),
             "pages": None if self.pages == PAGES[0] else self.pages,
             "allow_private_urls": self.allow_private_urls,
+            "exif": self.exif,
+            "gps": self.gps,
             "max_megapixels": _json_limit(self.decoding.max_megapixels),
             "strict": self.decoding.strict,
             "window": None if self.decoding.window is None else list(self.decoding.window),
@@ -77,6 +89,8 @@ class SourceOptions:
             exclude=tuple(fields.get("exclude", ())),
             pages=fields.get("pages", PAGES[0]),
             allow_private_urls=fields.get("allow_private_urls", False),
+            exif=fields.get("exif", False),
+            gps=fields.get("gps", False),
             decoding=DecodeOptions(
                 max_megapixels=math.inf if largest == NO_LIMIT else largest,
                 strict=fields.get("strict", False),
