@@ -80,9 +80,9 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
     app.state.browsing = Browsing(service)
     app.state.saved_files = exploring.SavedFiles()
     app.state.api_docs = api_docs.ApiDocs()
+    app.include_router(api.searches)  # first, since a path is looked for in each in turn
     app.include_router(api.router)
     app.include_router(api.v1)
-    app.include_router(api.searches)
     for module in (items, item_batches, listing, job_api, exploring, api_docs, pages):
         app.include_router(module.router)
     for kind in (

@@ -13,6 +13,8 @@ from starlette.types import Scope
 from lookalike.metadata import MAX_DIGITS
 from lookalike.server.field_errors import SentBody, malformed_json, note_body, unsupported_type
 from lookalike.server.multipart import FORM, is_form
+from lookalike.server.parameters import Errors, endpoint_of
+from lookalike.server.workers import Workers
 
 JSON = "application/json"
 
@@ -34,22 +36,25 @@ class JsonRoute(APIRoute):
         return None
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler of requests."""
+        """Return the handler of requests; where it can be, without FastAPI's."""
         handle = super().get_route_handler()
+        endpoint = endpoint_of(self.dependant)
         if self.body_field is None:
-            return handle
+            return handle if endpoint is None else endpoint.respond
 
         async def with_own_parser(request: Request) -> Response:
             body = await request.body()
             if not body:
                 return await handle(request)
-            value = await self._value(request, body)
-            return await handle(_ParsedRequest(request.scope, value))
+            value, errors = await self._value(request, body)
+            if endpoint is None:
+                return await handle(_ParsedRequest(request.scope, value))
+            return await endpoint.respond(request, value, errors)
 
         return with_own_parser
 
-    async def _value(self, request: Request, body: bytes) -> Any:
-        """Return the model of a body; its value if it is invalid, which is reported later."""
+    async def _value(self, request: Request, body: bytes) -> tuple[Any, Errors]:
+        """Return the model of a body; its value if it is invalid, and what is wrong with it."""
         content_type = request.headers.get("content-type", "")
         has_labels = request.url.path.endswith(_LABELS)
         service = request.app.state.service
@@ -65,16 +70,16 @@ class JsonRoute(APIRoute):
             forms = [] if read_form is None else [FORM]
             raise unsupported_type(content_type, [JSON, *forms])
 
-        def work() -> Any:
+        def work() -> tuple[Any, Errors]:
             sent = parse()
             note_body(request.scope, sent)
             assert self.body_field is not None
             model, errors = self.body_field.validate(sent.value, loc=("body",))
-            return sent.value if errors else model
+            return (sent.value if errors else model), errors
 
         if len(body) <= _SMALL:
             return work()
-        workers = service.workers
+        workers: Workers = service.workers
         pool = workers.short if len(body) <= _MEDIUM else workers.parsing
         return await pool.run(work)
 
