@@ -15,6 +15,9 @@ CRASH, EXIT, HANG, BLOAT, GARBAGE = b"<crash>", b"<exit>", b"<hang>", b"<bloat>"
 ONCE = b"<once>"
 """Killed as if from outside, the first time; the file ends with the path of a note of that."""
 
+EXTRA = b"<extra>"
+"""A response besides the one that was asked for."""
+
 FAULTS = (CRASH, EXIT, HANG, BLOAT, GARBAGE)
 
 
@@ -29,6 +32,9 @@ def image(data: bytes, request: Mapping[str, Any]) -> decoder_process.Response:
         os.write(0, messages.LENGTHS.pack(9, 0) + b"not JSON!")
     while data.endswith(HANG):
         pass
+    if data.endswith(EXTRA):
+        header = b'{"shape": [1, 1], "seconds": 0}'
+        os.write(0, messages.LENGTHS.pack(len(header), 1) + header + b"\xff")
     if ONCE in data:
         note = Path(data.rpartition(ONCE)[2].decode())
         if not note.exists():

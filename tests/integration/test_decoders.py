@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -34,7 +35,7 @@ from lookalike.server.limits import Limits
 from lookalike.server.problems import ProblemError
 from lookalike.server.settings import ServeSettings
 from lookalike.types import ImageArray
-from tests.bad_decoder import BLOAT, CRASH, EXIT, FAULTS, GARBAGE, HANG, ONCE
+from tests.bad_decoder import BLOAT, CRASH, EXIT, EXTRA, FAULTS, GARBAGE, HANG, ONCE
 from tests.conftest import Require
 from tests.processes import PROC, alive, children
 from tests.raw_http import eventually
@@ -130,6 +131,17 @@ def test_idle_decoder_is_replaced_when_killed(bad: None) -> None:
         assert eventually(lambda: not alive(pid))
         assert (await decoders.image(png(7), "a good one")).max() == 7
         assert decoders.restarts == 1
+
+    with_decoders(1, work)
+
+
+def test_a_response_too_many_is_not_taken_for_that_to_the_next_request(bad: None) -> None:
+    async def work(decoders: DecoderPool) -> None:
+        for number in range(5):
+            with contextlib.suppress(ImageError):
+                await decoders.image(png() + EXTRA, "the file")
+            await asyncio.sleep(0.02 * number)
+            assert (await decoders.image(png(7), "a good one")).max() == 7
 
     with_decoders(1, work)
 

@@ -25,7 +25,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from functools import partial
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -146,13 +146,41 @@ def decoding_batch(seconds: float) -> Iterator[None]:
         _batch.reset(token)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Job:
     """A request that waits for a decoder, and the bytes that its result may have."""
 
     client: str
-    turn: asyncio.Future[_Worker]
     size: int
+    worker: _Worker | None = None
+    _wake: asyncio.Future[None] | None = None
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until there is a decoder, at most some seconds."""
+        loop = asyncio.get_running_loop()
+        self._wake = loop.create_future()
+        timer = loop.call_later(seconds, self.wake)
+        try:
+            await self._wake
+        finally:
+            timer.cancel()
+
+    def wake(self) -> None:
+        """End the waiting."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Use:
+    """The use of a decoder by a request, and what is counted when it ends."""
+
+    worker: _Worker
+    client: str
+    size: int
+    budget: _Budget | None
+    since: float
+    starts: int
 
 
 class DecoderPool:
@@ -371,41 +399,50 @@ class DecoderPool:
             request["shape"] = image.shape
             image = np.ascontiguousarray(image).tobytes()
         worker = await self._take(client, priority, size, request["name"], budget)
-        started = time.monotonic(), worker.starts
-        running = asyncio.create_task(self._attempts(worker, request, image, read))
-        running.add_done_callback(partial(self._finish, worker, started, client, size, budget))
+        use = _Use(
+            worker=worker,
+            client=client,
+            size=size,
+            budget=budget,
+            since=time.monotonic(),
+            starts=worker.starts,
+        )
         try:
-            while not await _is_done(running):
-                check_cancelled()
-            return running.result().value
-        finally:
-            if not running.done():
-                self._in_background(_end(running))
+            value, seconds = await self._attempts(worker, request, image, read)
+        except asyncio.CancelledError:
+            self._in_background(self._abandon(use))
+            raise
+        except BaseException:
+            self._finish(use)
+            raise
+        self._finish(use, seconds)
+        check_cancelled()
+        return value
 
     async def _take(
         self, client: str, priority: Priority, size: int, name: str, budget: _Budget | None
     ) -> _Worker:
         """Wait for a decoder and for room for the result."""
-        job = _Job(client=client, turn=asyncio.get_running_loop().create_future(), size=size)
+        job = _Job(client=client, size=size)
         self._queue.put(client, priority, job)
         self._dispatch()
         deadline = time.monotonic() + self._queue_seconds
         try:
-            while not await _is_done(job.turn):
-                check_cancelled()
+            while job.worker is None:
                 if time.monotonic() > deadline:
                     raise too_many_requests(f"{self.waiting} images wait to be decoded")
-            check_cancelled()
+                await job.wait(_POLL_SECONDS)
+                check_cancelled()
             if budget is not None:
                 budget.check(name)
-            return job.turn.result()
         except BaseException:
-            if job.turn.done():
-                self._settle(client, size, 0.0)
-                self._release(job.turn.result())
-            else:
+            if job.worker is None:
                 self._queue.remove(client, priority, job)
+            else:
+                self._settle(client, size, 0.0)
+                self._release(job.worker)
             raise
+        return job.worker
 
     def _dispatch(self) -> None:
         """Give the idle decoders to those whose turn it is.
@@ -428,7 +465,8 @@ class DecoderPool:
             self._held.add(client, job.size)
             self._running[client] += 1
             self._queue.charge(client, _EXPECTED_SECONDS)
-            job.turn.set_result(self._idle.pop())
+            job.worker = self._idle.pop()
+            job.wake()
         self._start_ended()
 
     def _release(self, worker: _Worker) -> None:
@@ -457,8 +495,11 @@ class DecoderPool:
         request: dict[str, Any],
         data: bytes,
         read: Callable[[Mapping[str, Any], bytes], T],
-    ) -> _Result[T]:
-        """Return the result of a decoder; of a fresh one, if it crashes."""
+    ) -> tuple[T, float]:
+        """Return the result of a decoder, of a fresh one if it crashes, and its processor's time.
+
+        If this is cancelled, the decoder may still be at work.
+        """
         name, start = request["name"], time.monotonic()
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
@@ -479,13 +520,10 @@ class DecoderPool:
                 await self._restart(worker)
                 if not attempts_left:
                     raise ImageError(f"{name}: broken image (it crashed the decoder)") from None
-            except BaseException:
-                await self._restart(worker)  # it may be in the middle of a message
-                raise
             else:
                 if value is None:
                     raise ImageError(str(error)).about(*header.get("about", ()))
-                return _Result(value, seconds)
+                return value, seconds
         raise AssertionError
 
     async def _go_on(self, worker: _Worker, timer: asyncio.Timeout) -> messages.Message:
@@ -504,25 +542,30 @@ class DecoderPool:
         with contextlib.suppress(OSError):  # tried again at the next request
             await worker.start()
 
-    def _finish(
-        self,
-        worker: _Worker,
-        started: tuple[float, int],
-        client: str,
-        size: int,
-        budget: _Budget | None,
-        running: asyncio.Task[_Result[Any]],
-    ) -> None:
-        """Release a decoder after a request, whether anybody waits for its result or not."""
-        if running.cancelled() or running.exception() is not None:
-            seconds = time.monotonic() - started[0]
-        else:
-            seconds = running.result().seconds
-        seconds += _RESTART_SECONDS * (worker.starts - started[1])
-        if budget is not None:
-            budget.left -= seconds
-        self._settle(client, size, seconds)
-        self._release(worker)
+    async def _abandon(self, use: _Use) -> None:
+        """Let a decoder end what nobody waits for any more, soon: starting one takes longer."""
+        try:
+            async with asyncio.timeout(_GRACE_SECONDS):
+                header, _ = await use.worker.response()
+            is_ready = not header.get("large")  # else it waits for its turn
+        except _CRASH_ERRORS:
+            is_ready = False
+        try:
+            if not is_ready:
+                with contextlib.suppress(CancelledError):
+                    await self._restart(use.worker)
+        finally:
+            self._finish(use)
+
+    def _finish(self, use: _Use, seconds: float | None = None) -> None:
+        """Release a decoder after a request, for which its processor took some seconds."""
+        if seconds is None:
+            seconds = time.monotonic() - use.since
+        seconds += _RESTART_SECONDS * (use.worker.starts - use.starts)
+        if use.budget is not None:
+            use.budget.left -= seconds
+        self._settle(use.client, use.size, seconds)
+        self._release(use.worker)
 
     def _image_of(self, side: int, header: Mapping[str, Any], payload: bytes) -> ImageArray:
         """Return the pixels of a response, and count their bytes as long as they are used.
@@ -559,27 +602,6 @@ class DecoderPool:
         task.add_done_callback(self._background.discard)
 
 
-@dataclass(frozen=True, slots=True)
-class _Result(Generic[T]):
-    """What a decoder returned, and the time of its processor."""
-
-    value: T
-    seconds: float
-
-
-async def _is_done(future: asyncio.Future[Any]) -> bool:
-    """Wait for a future, but not for long; return whether it is done."""
-    return future.done() or bool((await asyncio.wait([future], timeout=_POLL_SECONDS))[0])
-
-
-async def _end(running: asyncio.Task[Any]) -> None:
-    """Let a request whose result nobody waits for end soon: starting a process takes longer."""
-    try:
-        await asyncio.wait([running], timeout=_GRACE_SECONDS)
-    finally:
-        running.cancel()
-
-
 def _file_of(header: Mapping[str, Any], payload: bytes) -> tuple[str, bytes]:
     """Return the media type and bytes of an encoded image.
 
@@ -603,7 +625,7 @@ class _Worker:
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._connection: _Connection | None = None
         self.starts = 0
         self.idle_since = 0.0
 
@@ -627,7 +649,8 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C in the shell goes to the service only
                 env=_environment(),
             )
-        self._streams = await asyncio.open_connection(sock=ours, limit=_BUFFER)
+        loop = asyncio.get_running_loop()
+        _, self._connection = await loop.create_connection(_Connection, sock=ours)
         self.starts += 1
 
     async def request(self, request: dict[str, Any], data: bytes) -> messages.Message:
@@ -635,28 +658,120 @@ class _Worker:
 
         Raises:
             EOFError, OSError: the process ended.
-            ValueError: what it sent is no response.
+            ValueError, TypeError: what it sent is no response.
         """
-        if self._streams is None:
+        if self._connection is not None:
+            self._connection.send(request, data)
+        return await self.response()
+
+    async def response(self) -> messages.Message:
+        """Return the response to the last request, also if that was cancelled.
+
+        Raises:
+            EOFError, OSError, ValueError, TypeError: as of :meth:`request`.
+        """
+        if self._connection is None:
             raise EOFError("it could not be started")
-        reader, writer = self._streams
-        writer.writelines((messages.preamble(request, len(data)), data))
-        await writer.drain()
-        lengths = messages.LENGTHS.unpack(await reader.readexactly(messages.LENGTHS.size))
-        if lengths[0] > _MAX_HEADER or lengths[1] > _MAX_PAYLOAD:
-            raise ValueError("the response is too long")
-        header, payload = [await reader.readexactly(length) for length in lengths]
-        return dict(json.loads(header)), payload
+        return await self._connection.response()
 
     def kill(self, *, wait: bool = False) -> None:
         """End the process; ``wait`` until it is gone, which may take as long as its memory does."""
-        process, streams = self._process, self._streams
-        self._process = self._streams = None
-        if streams is not None:
-            streams[1].transport.abort()
+        process, connection = self._process, self._connection
+        self._process = self._connection = None
+        if connection is not None:
+            connection.abort()
         if process is not None:
             process.kill()
             if wait:
                 process.wait()
             else:
                 threading.Thread(target=process.wait, name="reap-decoder", daemon=True).start()
+
+
+class _Connection(asyncio.Protocol):
+    """The socket of a decoder, which sends one response for each request."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._response: asyncio.Future[messages.Message] = self._loop.create_future()
+        self._is_pending = False
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._expected = messages.LENGTHS.size
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def send(self, request: dict[str, Any], data: bytes) -> None:
+        """Send a request."""
+        assert self._transport is not None
+        self._response = self._loop.create_future()
+        self._is_pending = True
+        if self._transport.is_closing():
+            self._end(EOFError("it ended"))
+        else:
+            self._transport.writelines((messages.preamble(request, len(data)), data))
+
+    async def response(self) -> messages.Message:
+        """Return the response to the last request."""
+        if self._response.cancelled():
+            self._response = self._loop.create_future()
+        return await self._response
+
+    def data_received(self, data: bytes) -> None:
+        """Collect the bytes of a response."""
+        if not self._is_pending:
+            self.abort()  # or it would be taken for the response to the next request
+            return
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size < self._expected:
+            return
+        content = b"".join(self._parts)
+        lengths = messages.LENGTHS.unpack_from(content)
+        if lengths[0] > _MAX_HEADER or lengths[1] > _MAX_PAYLOAD:
+            self._end(ValueError("the response is too long"))
+            return
+        start = messages.LENGTHS.size + lengths[0]
+        self._expected = start + lengths[1]
+        self._parts = [content]
+        if self._size < self._expected:
+            return
+        if self._size > self._expected:
+            self._end(ValueError("there is more than a response"))
+            return
+        self._parts, self._size, self._expected = [], 0, messages.LENGTHS.size
+        try:
+            header = dict(json.loads(content[messages.LENGTHS.size : start]))
+        except (ValueError, TypeError) as error:
+            self._end(error)
+            return
+        self._resolve((header, content[start:]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Report the end of the process to who waits for it."""
+        self._end(exc or EOFError("it ended"))
+
+    def abort(self) -> None:
+        """Close the connection."""
+        assert self._transport is not None
+        self._transport.abort()
+
+    def _end(self, error: Exception) -> None:
+        self.abort()
+        self._resolve(error)
+
+    def _resolve(self, result: messages.Message | Exception) -> None:
+        """Let the response be waited for, now or later."""
+        if not self._is_pending:
+            return
+        self._is_pending = False
+        if self._response.cancelled():
+            self._response = self._loop.create_future()
+        if isinstance(result, Exception):
+            self._response.set_exception(result)
+            self._response.exception()  # nobody may wait for it
+        else:
+            self._response.set_result(result)
