@@ -15,7 +15,7 @@ from lookalike.gallery.state import GalleryState
 from lookalike.report.page import render_page
 from lookalike.search import request as search_request
 from lookalike.server import schemas
-from lookalike.server.dependencies import GalleryDep, ServiceDep
+from lookalike.server.dependencies import GalleryDep, SearchedGalleryDep, ServiceDep
 from lookalike.server.field_errors import BODY, with_locations
 from lookalike.server.handles import GalleryHandle, OpenGallery
 from lookalike.server.json_bodies import JsonRoute
@@ -168,7 +168,9 @@ async def get_evaluation_report(opened: GalleryDep, service: ServiceDep) -> HTML
     },
     openapi_extra=FORM_BODY,
 )
-async def search(opened: GalleryDep, service: ServiceDep, body: schemas.SearchRequest) -> Response:
+async def search(
+    opened: SearchedGalleryDep, service: ServiceDep, body: schemas.SearchRequest
+) -> Response:
     """Return a page of the most similar items, or of those with the keywords, or that match.
 
     Keywords alone rank items by relevance; a filter alone lists them by ID. For the next page, send
@@ -186,7 +188,7 @@ async def search(opened: GalleryDep, service: ServiceDep, body: schemas.SearchRe
     openapi_extra=IMAGE_BODY,
 )
 async def search_image(
-    opened: GalleryDep,
+    opened: SearchedGalleryDep,
     service: ServiceDep,
     request: Request,
     parameters: Annotated[schemas.UrlParameters, Query()],
@@ -205,7 +207,7 @@ async def search_image(
     responses=error_responses(415, 501, 502),
 )
 async def search_batch(
-    opened: GalleryDep, service: ServiceDep, request: Request, body: schemas.BatchRequest
+    opened: SearchedGalleryDep, service: ServiceDep, request: Request, body: schemas.BatchRequest
 ) -> Response:
     """Return one result per query; a query that fails has a problem instead of a result.
 
@@ -225,7 +227,7 @@ async def search_batch(
             merged.append(with_locations(problem, request.scope, f"queries/{number}"))
         elif not isinstance(query, LookalikeError):
             merged.append((body.request(query), result))
-    return await json_in_parts(service, lambda: batch_parts(opened, merged), stages)
+    return await json_in_parts(service, lambda: batch_parts(merged), stages)
 
 
 def _query_or_error(

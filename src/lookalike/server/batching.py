@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from lookalike.encoders.base import Encoder
 from lookalike.errors import LookalikeError, ReplacedError
@@ -30,18 +30,20 @@ class _Job:
     def is_cancelled(self) -> bool:
         return self.future.cancelled()
 
-    def resolve(self, result: Embeddings | BaseException) -> None:
-        """Resolve the future from an encoder thread; the request may be cancelled by then."""
-        self.loop.call_soon_threadsafe(partial(_resolve, self.future, result))
 
+def _resolve(jobs: Sequence[_Job], results: Sequence[Embeddings | BaseException]) -> None:
+    """Resolve the futures of jobs from an encoder thread, which wakes their event loop up once."""
 
-def _resolve(future: asyncio.Future[Embeddings], result: Embeddings | BaseException) -> None:
-    if future.done():
-        return
-    if isinstance(result, BaseException):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
+    def resolve() -> None:
+        for job, result in zip(jobs, results, strict=True):
+            if job.future.done():  # the request was cancelled
+                continue
+            if isinstance(result, BaseException):
+                job.future.set_exception(result)
+            else:
+                job.future.set_result(result)
+
+    jobs[0].loop.call_soon_threadsafe(resolve)
 
 
 class Batcher:
@@ -91,6 +93,7 @@ class Batcher:
     def _work(self) -> None:
         while jobs := self._take():
             self._encode(jobs)
+            del jobs  # with their images, while there is nothing to do
 
     def _take(self) -> list[_Job]:
         """Wait for the jobs of one batch; none when the batcher is closed."""
@@ -127,10 +130,10 @@ class Batcher:
                 for job in jobs:
                     self._encode([job])
                 return
-            for job in jobs:
-                job.resolve(error)
+            _resolve(jobs, [error] * len(jobs))
             return
-        start = 0
-        for job in jobs:
-            job.resolve(embeddings[start : start + len(job.images)])
-            start += len(job.images)
+        ends = itertools.accumulate(len(job.images) for job in jobs)
+        rows = [
+            embeddings[end - len(job.images) : end] for job, end in zip(jobs, ends, strict=True)
+        ]
+        _resolve(jobs, rows)

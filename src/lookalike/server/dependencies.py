@@ -29,6 +29,19 @@ async def _opened(
 GalleryDep = Annotated[OpenGallery, Depends(_opened)]
 """The gallery in the path as it is when the request arrives."""
 
+
+async def _opened_last(
+    gallery: Annotated[str, Path(description="Name of the gallery.", examples=["photos"])],
+    service: ServiceDep,
+) -> OpenGallery:
+    handle = service.handle(gallery)
+    return handle.last or await service.open(handle)
+
+
+SearchedGalleryDep = Annotated[OpenGallery, Depends(_opened_last)]
+"""The gallery in the path as it was opened last, for what takes its rows from
+:meth:`OpenGallery.now`, as searches do: they need not wait for a thread before."""
+
 ItemId = Annotated[
     str,
     Query(

@@ -67,9 +67,12 @@ class QueryEncoder:
         return await self.workers.fetching.run(fetch, url, options)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Steps:
-    """The steps in one gallery; while one waits, other requests are served."""
+    """The steps in one gallery; while one waits, other requests are served.
+
+    The gallery may have changed since it was opened; rows are those that it has now.
+    """
 
     encoder: QueryEncoder
     opened: OpenGallery
@@ -92,7 +95,13 @@ class _Steps:
 
     async def rows(self, ids: Sequence[str]) -> Rows:
         """Return rows by id."""
-        return await self.encoder.workers.short.run(query_rows, self.opened.gallery.store, ids)
+
+        def read() -> tuple[OpenGallery, Rows]:
+            now = self.opened.now()
+            return now, query_rows(now.gallery.store, ids)
+
+        self.opened, rows = await self.encoder.workers.short.run(read)
+        return rows
 
     async def crops(
         self, examples: Sequence[Example], rows: Sequence[Rows | None], region: QueryRegion

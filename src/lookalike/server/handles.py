@@ -11,6 +11,7 @@ from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.state import GalleryState
 from lookalike.server.admission import FairSlots
 from lookalike.server.batching import Batcher
+from lookalike.stores.base import replaced_error
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,20 @@ class OpenGallery:
     def name(self) -> str:
         """The gallery's name in the service."""
         return self.handle.name
+
+    def now(self) -> OpenGallery:
+        """Return the gallery as it is now; one on a server, which checks its rows itself, as it is.
+
+        Raises:
+            ReplacedError: another gallery is in its place, or one with another encoder.
+            ArtifactError: it is gone, or broken, or being replaced.
+        """
+        if self.gallery.address is not None:
+            return self
+        now = self.handle.open()
+        if now.state.identity != self.state.identity or now.batcher is not self.batcher:
+            raise replaced_error(self.name)
+        return now
 
 
 class GalleryHandle:
@@ -103,6 +118,14 @@ class GalleryHandle:
             if view.state.identity != before.state.identity:
                 log.warning("%s: another gallery is in its place, which is served now", self.name)
             return self._keep(view)
+
+    @property
+    def last(self) -> OpenGallery | None:
+        """The state that was opened last, if that is held and on this machine.
+
+        There may be a later one: :meth:`OpenGallery.now` must return the rows that are read.
+        """
+        return None if self.gallery.address is not None else self._last
 
     def release_idle(self, seconds: float = IDLE_S) -> None:
         """Drop the snapshot if no request opened the gallery for some time.

@@ -12,7 +12,7 @@ from lookalike.gallery.ids import upload_id
 from lookalike.search import request as search
 from lookalike.server import schemas
 from lookalike.server.caching import ONE_HOUR, accepts_webp, cache_headers, is_fresh
-from lookalike.server.dependencies import GalleryDep, ItemId, ServiceDep
+from lookalike.server.dependencies import GalleryDep, ItemId, SearchedGalleryDep, ServiceDep
 from lookalike.server.json_bodies import JsonRoute
 from lookalike.server.links import DEFAULT_SIZE, ThumbnailSize
 from lookalike.server.multipart import FORM, image_of
@@ -165,7 +165,7 @@ async def get_item_thumbnail(
     responses={**item_links("$response.body#/hits/0/id", *ITEM_READS), **error_responses(410, 501)},
 )
 async def get_item_neighbors(
-    opened: GalleryDep,
+    opened: SearchedGalleryDep,
     service: ServiceDep,
     parameters: Annotated[schemas.NeighborParameters, Query()],
 ) -> Response:

@@ -40,13 +40,14 @@ async def run_search(
     """
     stages = Stages(service.metrics)
     if cursor is not None:
+        gallery = await service.open(gallery.handle)
         request = resume(request, cursor, gallery.state)
     answer = await service.search(gallery, request, stages)
     if cursor is not None:
-        check_state(gallery.state, answer.state)
+        check_state(gallery.state, answer.gallery.state)
 
     def parts() -> Iterator[bytes]:
-        return _result_parts(gallery, request, answer)
+        return _result_parts(request, answer)
 
     if len(answer.hits) <= _FEW:
         return _json(join_parts(parts, service.settings.limits.response_bytes), stages)
@@ -79,7 +80,7 @@ def _json(data: bytes, stages: Stages | None) -> Response:
 
 
 def batch_parts(
-    gallery: OpenGallery, results: Iterable[tuple[SearchRequest, Answer] | ProblemError]
+    results: Iterable[tuple[SearchRequest, Answer] | ProblemError],
 ) -> Iterator[bytes]:
     """Yield the JSON of a batch search: of each query, as a request of its own, or its problem."""
     separator = b'{"results":['
@@ -90,7 +91,7 @@ def batch_parts(
             yield dumps({"result": None, "problem": result.as_dict()})
         else:
             yield b'{"result":'
-            yield from _result_parts(gallery, *result)
+            yield from _result_parts(*result)
             yield b',"problem":null}'
     yield b"]}"
 
@@ -161,18 +162,18 @@ def _finite(value: object) -> object:
     return value
 
 
-def _result_parts(gallery: OpenGallery, request: SearchRequest, answer: Answer) -> Iterator[bytes]:
+def _result_parts(request: SearchRequest, answer: Answer) -> Iterator[bytes]:
     """Yield the JSON of a search result; images are referred to by item id, never by location."""
-    hits = answer.hits
+    hits, gallery = answer.hits, answer.gallery
     head = {
         "query": hits.query,
         "metric": hits.metric.value,
         "ranked_by": hits.ranked_by,
         "note": hits.note,
-        "revision": answer.state.revision,
+        "revision": gallery.state.revision,
         "offset": request.offset,
         "total": hits.total,
-        "next": next_cursor(request, hits, answer.state),
+        "next": next_cursor(request, hits, gallery.state),
     }
     yield dumps(head)[:-1] + b',"hits":['
     separator = b""

@@ -44,7 +44,7 @@ from lookalike.server.settings import ServeSettings
 from lookalike.server.thumbnails import ItemImages
 from lookalike.server.workers import Workers
 from lookalike.server.writing import NewImage, Writer
-from lookalike.stores.base import Rows, replaced_error
+from lookalike.stores.base import Rows
 from lookalike.types import Metadata
 
 T = TypeVar("T")
@@ -92,10 +92,10 @@ def _memory(size: int, what: str) -> Quota:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The hits of one query, and the state of the gallery whose rows they are."""
+    """The hits of one query, and the gallery in the state whose rows they are."""
 
     hits: Hits
-    state: GalleryState
+    gallery: OpenGallery
 
 
 class Service:
@@ -242,11 +242,11 @@ class Service:
             LookalikeError: the query or its options are invalid, or the gallery is gone.
             ProblemError: the service is at its limits, or does not fetch URLs.
         """
-        request = request.for_metric(opened.gallery.metric)
 
         async def run(now: OpenGallery) -> Answer:
-            vectors = await self._encoder.vectors(now, request, stages)
-            [answer] = await self._search(now, request, [vectors], stages)
+            for_metric = request.for_metric(now.gallery.metric)
+            vectors = await self._encoder.vectors(now, for_metric, stages)
+            [answer] = await self._search(now, for_metric, [vectors], stages)
             return answer
 
         async with self.slot(cost_of(request)):
@@ -264,7 +264,6 @@ class Service:
             UnreachableError: the vector store does not respond.
             CancelledError: the request was cancelled, or its time is over.
         """
-        request = request.for_metric(opened.gallery.metric)
         async with self.slot(cost_of(request)):
             return await self._in_current(opened, lambda now: self._run_all(now, request, stages))
 
@@ -272,6 +271,7 @@ class Service:
         self, opened: OpenGallery, request: SearchRequest, stages: Stages
     ) -> list[Answer | LookalikeError]:
         """Encode queries, some at a time; search for plain ones together, for others one by one."""
+        request = request.for_metric(opened.gallery.metric)
         semaphore = asyncio.Semaphore(_BATCH_CONCURRENCY)
 
         async def run(query: Query) -> QueryVectors | Answer:
@@ -429,9 +429,7 @@ def _search_now(
     Raises:
         ReplacedError: they are those of another gallery.
     """
-    now = opened.handle.open() if opened.gallery.address is None else opened
-    if now.state.identity != opened.state.identity:
-        raise replaced_error(opened.name)
+    now = opened.now()
     read = reader(now.gallery, now.state)
     results = search_rows(request, now.gallery.store, vectors, read, stages)
-    return [Answer(hits, now.state) for hits in results]
+    return [Answer(hits, now) for hits in results]
