@@ -1,12 +1,13 @@
 """The service under load: throughput, latency, overload, stalled clients, SIGTERM, memory.
 
-    python benchmarks/serve.py WORK [SECTION ...] [--json FILE] [--markdown]
+    python benchmarks/serve.py WORK [SECTION ...] [--beside FOLDER] [--json FILE] [--markdown]
 
 WORK is the folder of galleries that screens.py creates too: MNIST with HOG (60,000 small grayscale
 images) and the photos of a shop with efficientnet-lite0. ``lookalike serve`` runs in its own
 process and gets its load over loopback from wrk and hey, which must be installed. Alternatives are
-measured in turn, in one run. Sections: latency, throughput, overhead, overload, stalled, sigterm,
-reindex, idle, memory; all by default. ``--markdown`` prints the table of docs/benchmarks.md.
+measured in turn, in one run; with ``--beside``, overhead and overload also of the service of
+another checkout. Sections: latency, throughput, overhead, overload, stalled, sigterm, reindex,
+idle, memory; all by default. ``--markdown`` prints the table of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import uvicorn
@@ -39,14 +40,20 @@ from fastapi import FastAPI, Request
 from PIL import Image
 
 from lookalike.config import settings
+from lookalike.encoders.registry import open_encoder
 from lookalike.gallery.gallery import Gallery
 from lookalike.images.decode import decode
 from lookalike.sources import open_source
-from screens import galleries
+from lookalike.sources.sampling import sample_images
+from screens import DIGITS, SHOP, create_gallery
 
 SECONDS, ROUNDS, CLIENTS = 5, 5, 16
 IDLE_SECONDS = 100
+OWN_WORK = 3.7
+"""Core-milliseconds per request that the service may add to decoding, encoding and searching."""
+
 SMALL, LARGE = "digits", "shop"
+ROOT = Path(__file__).parents[1]
 _POST = """
 wrk.method = "POST"
 local file = io.open(os.getenv("BODY"), "rb")
@@ -72,7 +79,14 @@ class Bench:
 
     work: Path
     bodies: dict[str, Path]
+    beside: Path | None = None
     measurements: list[Measurement] = field(default_factory=list)
+
+    @property
+    def checkouts(self) -> dict[str, Path]:
+        """Return the checkouts whose services are compared, by what is added to names."""
+        others = {} if self.beside is None else {f" ({self.beside.name})": self.beside}
+        return {"": ROOT, **others}
 
     def add(
         self, name: str, value: float, unit: str, target: str = "", met: bool | None = None
@@ -109,10 +123,11 @@ class ServiceProcess:
 
 
 @contextlib.contextmanager
-def serving(*paths: Path) -> Iterator[ServiceProcess]:
-    """Run ``lookalike serve`` and wait until it is ready."""
+def serving(*paths: Path, checkout: Path = ROOT) -> Iterator[ServiceProcess]:
+    """Run ``lookalike serve`` of a checkout and wait until it is ready."""
     command = [sys.executable, "-m", "lookalike", "serve", *map(str, paths), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
         line = next(line for line in process.stderr if "serving at" in line)
         match = re.search(r":(\d+)/", line)
@@ -208,7 +223,7 @@ def throughput(bench: Bench) -> None:
             wrk(service, path, body, CLIENTS)
             pairs = []
             for _ in range(ROUNDS):
-                allowed = _in_turn(bench.work / f"{name}.gallery", body, search=False)
+                allowed = _in_turn(bench.work / f"{name}.gallery", body, search=False).rate
                 pairs.append((wrk(service, path, body, CLIENTS)[0], allowed))
             share = statistics.median(one / other for one, other in pairs)
             rate = statistics.median(one for one, _ in pairs)
@@ -221,24 +236,39 @@ def throughput(bench: Bench) -> None:
 
 def overhead(bench: Bench) -> None:
     """Overhead of the service over decoding, encoding and searching, for the small encoder."""
-    with serving(bench.work / f"{SMALL}.gallery") as service:
-        path, body = service.path(SMALL), bench.bodies[SMALL]
-        wrk(service, path, body, CLIENTS)
-        pairs, work = [], []
-        for _ in range(ROUNDS):
-            inside = _in_turn(bench.work / f"{SMALL}.gallery", body, search=True)
-            before = service.cpu_seconds()
-            pairs.append((wrk(service, path, body, CLIENTS)[0], inside))
-            work.append((service.cpu_seconds() - before) / (pairs[-1][0] * SECONDS))
-        cores = settings().threads
-        own = statistics.median(work) - statistics.median(cores / other for _, other in pairs)
-        bench.add(
-            f"{SMALL}: own work per request", own * 1000, "core-ms", "< 3.7", own * 1000 < 3.7
-        )
-        added = statistics.median(cores / one - cores / other for one, other in pairs) * 1000
-        inside = statistics.median(other for _, other in pairs)
-        bench.add(f"{SMALL}: decode, encode and search in Python", inside, "/s")
-        bench.add(f"{SMALL}: overhead per request", added, "core-ms")
+    gallery, body = bench.work / f"{SMALL}.gallery", bench.bodies[SMALL]
+    with contextlib.ExitStack() as stack:
+        services = {
+            name: stack.enter_context(serving(gallery, checkout=checkout))
+            for name, checkout in bench.checkouts.items()
+        }
+        for each in services.values():
+            wrk(each, each.path(SMALL), body, CLIENTS)
+        inside, rates, work = [], {name: [] for name in services}, {name: [] for name in services}
+        for number in range(ROUNDS):
+            inside.append(_in_turn(gallery, body, search=True))
+            for name in list(services)[:: 1 if number % 2 else -1]:
+                each = services[name]
+                before = each.cpu_seconds()
+                rates[name].append(wrk(each, each.path(SMALL), body, CLIENTS)[0])
+                work[name].append((each.cpu_seconds() - before) / (rates[name][-1] * SECONDS))
+        alone = statistics.median(each.cpu_seconds for each in inside) * 1000
+        bench.add(f"{SMALL}: decode, encode and search in Python", alone, "core-ms")
+        for name in services:
+            whole = statistics.median(work[name]) * 1000
+            least = (min(work[name]) - min(each.cpu_seconds for each in inside)) * 1000
+            met = whole - alone < OWN_WORK
+            bench.add(f"{SMALL}: work per request{name}", whole, "core-ms")
+            bench.add(
+                f"{SMALL}: own work per request{name}",
+                whole - alone,
+                "core-ms",
+                f"< {OWN_WORK}",
+                met,
+            )
+            bench.add(f"{SMALL}: the same of the fastest rounds{name}", least, "core-ms")
+            bench.add(f"{SMALL}: throughput{name}", statistics.median(rates[name]), "/s")
+        service = services[""]
         bench.add("a response without work (/healthz)", wrk(service, "/healthz", None, 16)[0], "/s")
     with _bare() as empty:
         rate = wrk(empty, "/", body, CLIENTS)[0]
@@ -247,7 +277,13 @@ def overhead(bench: Bench) -> None:
 
 def overload(bench: Bench) -> None:
     """Three times as many requests as the capacity, and the recovery."""
-    with serving(bench.work / f"{LARGE}.gallery") as service:
+    for name, checkout in bench.checkouts.items():
+        print(f"-- the service{name}", flush=True)
+        _overload(bench, checkout)
+
+
+def _overload(bench: Bench, checkout: Path) -> None:
+    with serving(bench.work / f"{LARGE}.gallery", checkout=checkout) as service:
         path, body = service.path(LARGE), bench.bodies[LARGE]
         wrk(service, path, body, CLIENTS)
         image = body.read_bytes()
@@ -399,17 +435,24 @@ def memory(bench: Bench) -> None:
 # ---- helpers -------------------------------------------------------------------------------------
 
 
-def _in_turn(gallery: Path, body: Path, *, search: bool) -> float:
-    """Return images per second, decoded and encoded in batches of 8 by one thread per core.
+class Pace(NamedTuple):
+    """How fast images were decoded and encoded: per second, and processor time of each."""
+
+    rate: float
+    cpu_seconds: float
+
+
+def _in_turn(gallery: Path, body: Path, *, search: bool) -> Pace:
+    """Decode and encode images in batches of 8 by one thread per core.
 
     This runs in its own process, as the service does.
     """
     command = [sys.executable, __file__, "--inside", str(gallery), str(body), str(int(search))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    return Pace(*map(float, done.stdout.split()))
 
 
-def _inside(path: Path, body: Path, search: bool) -> float:
+def _inside(path: Path, body: Path, search: bool) -> Pace:
     gallery, data, count = Gallery.open(path), body.read_bytes(), settings().threads
 
     def work(_: int) -> int:
@@ -420,11 +463,12 @@ def _inside(path: Path, body: Path, search: bool) -> float:
 
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(work, range(2 * count)))
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         done = 0
         while time.perf_counter() - start < SECONDS:
             done += sum(pool.map(work, range(4 * count)))
-        return done / (time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Pace(done / seconds, (time.process_time() - before) / done)
 
 
 @contextlib.contextmanager
@@ -535,6 +579,14 @@ def _resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _create_galleries(work: Path) -> None:
+    """Create the galleries that do not exist."""
+    for name, source, encoder in ((SMALL, DIGITS, "hog"), (LARGE, SHOP, "efficientnet-lite0")):
+        path = work / f"{name}.gallery"
+        if not path.exists():
+            create_gallery(path, source, open_encoder(encoder, sample_images(open_source(source))))
+
+
 def _bodies(folder: Path) -> dict[str, Path]:
     """Write the queries: a digit as a PNG, and a JPEG of 320 x 320."""
     digit = Image.fromarray(open_source("dataset:mnist/test")[3].image())
@@ -563,17 +615,19 @@ def main(arguments: Sequence[str]) -> None:
     """Run the sections, print the measurements, and save them as JSON if requested."""
     names = list(arguments)
     out = Path(names.pop(names.index("--json") + 1)) if "--json" in names else None
-    work, *chosen = [name for name in names if name not in ("--json", "--markdown")]
+    beside = Path(names.pop(names.index("--beside") + 1)) if "--beside" in names else None
+    flags = ("--json", "--beside", "--markdown")
+    work, *chosen = [name for name in names if name not in flags]
     if unknown := [name for name in chosen if name not in SECTIONS]:
         sys.exit(f"{unknown[0]}: unknown section; available: {', '.join(SECTIONS)}")
     for tool in ("wrk", "hey"):
         if shutil.which(tool) is None:
             sys.exit(f"{tool} is not installed; run: apt-get install wrk hey")
-    galleries(Path(work))
+    _create_galleries(Path(work))
     busy, cores = os.getloadavg()[0], settings().threads
     print(f"{cores} cores; {busy:.1f} busy with other work in the last minute")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(work), _bodies(Path(folder)))
+        bench = Bench(Path(work), _bodies(Path(folder)), beside)
         for name in chosen or SECTIONS:
             print(f"-- {name}: {SECTIONS[name].__doc__}")
             SECTIONS[name](bench)
@@ -586,7 +640,7 @@ def main(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
-        print(_inside(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "1"))
+        print(*_inside(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "1"))
     elif sys.argv[1:2] == ["--empty"]:
         _serve_empty(int(sys.argv[2]))
     else:

@@ -15,7 +15,7 @@ from lookalike._version import __version__
 from lookalike.gallery.state import GalleryState
 from lookalike.server.handles import OpenGallery
 from lookalike.server.problems import ProblemError
-from lookalike.server.signatures import FULL, THUMBNAIL_SIZES, Signer, Target, current_signer
+from lookalike.server.signatures import FULL, THUMBNAIL_SIZES, Target, current_signer
 
 DEFAULT_SIZE = 256
 """Size of a thumbnail unless another one is asked for."""
@@ -46,13 +46,16 @@ def item_urls(gallery: OpenGallery, row_id: str) -> dict[str, str]:
     base = f"/v1/galleries/{name}/item"
     query = f"id={quote(row_id, safe='')}&v={version_of(gallery.state)}"
 
-    def signed(size: int) -> str:
-        return _signed(query, signer, Target(name, row_id, size))
-
+    full = small = largest = query
+    if signer is not None:
+        full, small, largest = (
+            f"{query}&{signer.parameters(Target(name, row_id, size))}"
+            for size in (FULL, DEFAULT_SIZE, _LARGEST)
+        )
     return {
-        "image_url": f"{base}/image?{signed(FULL)}",
-        "thumbnail_url": f"{base}/thumbnail?size={DEFAULT_SIZE}&{signed(DEFAULT_SIZE)}",
-        "thumbnail_url_template": f"{base}/thumbnail?size={{size}}&{signed(_LARGEST)}",
+        "image_url": f"{base}/image?{full}",
+        "thumbnail_url": f"{base}/thumbnail?size={DEFAULT_SIZE}&{small}",
+        "thumbnail_url_template": f"{base}/thumbnail?size={{size}}&{largest}",
     }
 
 
@@ -96,10 +99,6 @@ ThumbnailSize = Annotated[
         json_schema_extra={"enum": list(THUMBNAIL_SIZES)},
     ),
 ]
-
-
-def _signed(query: str, signer: Signer | None, target: Target) -> str:
-    return query if signer is None else f"{query}&{signer.parameters(target)}"
 
 
 @lru_cache(maxsize=64)

@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 _POLL = 0.02
 _READERS = 8
+_SHORT = 3
+"""Threads for searches, at least. One client leaves one to others, so it has one for each core:
+more searches at a time only wait for each other."""
 
 
 class WorkerThreads:
@@ -105,7 +108,7 @@ class Workers:
 
     def __init__(self, threads: int, *, remote: int, fetches: int) -> None:
         self.opening = WorkerThreads(max(4, remote), "open")
-        self.short = WorkerThreads(max(4, 2 * threads, remote), "search")
+        self.short = WorkerThreads(max(_SHORT, threads + 1, remote), "search")
         self.long = WorkerThreads(max(3, threads, remote // 2), "work")
         self.reading = WorkerThreads(_READERS, "read")
         self.fetching = WorkerThreads(fetches, "fetch")
