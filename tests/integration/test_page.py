@@ -44,6 +44,7 @@ from tests.conftest import Require
 from tests.integration.test_cli import lookalike
 from tests.integration.test_mnist import fetched
 from tests.serving import Serving, serving
+from tests.unit.test_image_header import photograph
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "page"
 AXE = NpmPackage("axe-core", "4.14.1", "package")
@@ -1290,3 +1291,56 @@ def test_images_of_a_folder_are_labeled_and_removed(
         assert (report.added, report.updated, report.unchanged) == (0, 0, 9)
         assert gallery.select(where="label = 'best'") == [names[1]]
         assert len(list((colors / "red").iterdir())) == 10
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_facts_of_a_photograph_are_shown_as_photographers_write_them(
+    tab: Open, tmp_path: Path, language: str, width: int
+) -> None:
+    """Beside them long names and values stay within the panel."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / f"{'long' * 50}.jpg").write_bytes(photograph("JPEG", **{"829A": 0.5}))
+    column = "column_" * 20
+    (photos / "metadata.csv").write_text(f"path,{column}\n{'long' * 50}.jpg,{'x' * 500}\n")
+    gallery = Gallery.create(tmp_path / "p.gallery", encoder=open_encoder("color", photos))
+    gallery.sync(gallery.open_source(photos, options={"exif": True, "gps": True}))
+    gallery.update_metadata(next(iter(gallery)), {"stars": 5})
+    with serving({"p": gallery}) as served:
+        size = {"width": width, "height": 844}
+        page = tab("/g/p", base=served.url, locale=language, viewport=size)
+        page.locator(".cell .thumbnail").click()
+        page.wait_for_selector("#lightbox .stage:not([aria-busy])")
+        facts = page.inner_text("#lightbox .facts").replace("\u00a0", " ").split("\n")
+        screenshot(page, f"photograph-{language}-{width}")
+        expected = {
+            "en": {
+                "Taken": "July 14, 2023 at 6:30 PM",
+                "Camera": "Canon EOS R5",
+                "Lens": "RF50mm F1.8 STM",
+                "Size": "40 × 30 pixels",
+                "Exposure": "0.5 s, f/2.8, 50 mm, ISO 800",
+                "stars": "5",
+                "Place": "33.8569° S, 151.2150° W",
+                "Changed in the gallery": "stars",
+            },
+            "de": {
+                "Aufgenommen": "14. Juli 2023 um 18:30",
+                "Kamera": "Canon EOS R5",
+                "Objektiv": "RF50mm F1.8 STM",
+                "Größe": "40 × 30 Pixel",
+                "Belichtung": "0,5 s, f/2,8, 50 mm, ISO 800",
+                "stars": "5",
+                "Ort": "33,8569° S, 151,2150° W",
+                "In der Galerie geändert": "stars",
+            },
+        }[language]
+        shown_facts = {name: facts[facts.index(name) + 1] for name in expected if name in facts}
+        assert shown_facts == expected
+        assert not {"iso", "camera_make", "edited_columns"} & set(facts)
+        panel = page.locator(".lightbox-side")
+        assert panel.evaluate("each => each.scrollWidth - each.clientWidth") == 0
+        assert all(
+            box["width"] > 80 for box in (each.bounding_box() for each in panel.locator("dd").all())
+        )

@@ -3,7 +3,8 @@
 import { announce, button, element, icon, problemBox } from "./dom.js";
 import { setSource } from "./images.js";
 import { displayText, nameOf } from "./items.js";
-import { formatPercent, t } from "./texts.js";
+import { photoFacts } from "./photo_facts.js";
+import { formatList, formatPercent, t } from "./texts.js";
 
 const MAX_ZOOM = 16;
 const STEP = 1.5;
@@ -176,7 +177,13 @@ export class Lightbox {
     const add = (name, value) => list.append(element("dt", {}, name), element("dd", {}, value));
     if (item.similarity !== undefined && item.similarity !== null) add(t("similarity"), formatPercent(item.similarity));
     if (item.distance !== undefined && item.distance !== null) add(t("distance"), item.distance.toPrecision(3));
-    for (const [name, value] of Object.entries(metadata)) if (value !== null && value !== undefined) add(name, displayText(value));
+    const { label, edited_columns: edited, ...others } = metadata;
+    const isPresent = (value) => value !== null && value !== undefined;
+    if (isPresent(label)) add(t("label"), displayText(label));
+    const { rows, columns } = photoFacts(others);
+    for (const [name, text] of rows) add(name, text);
+    for (const [name, value] of Object.entries(others)) if (isPresent(value) && !columns.includes(name)) add(name, displayText(value));
+    if (edited) add(t("edited-columns"), formatList(Object.keys(edited)));
     add("ID", item.id);
     this.side.replaceChildren(list);
   }
