@@ -59,7 +59,7 @@ from lookalike.labels.session import load_session, save_session
 from lookalike.metadata import check_metadata, parse_metadata, storable_metadata
 from lookalike.onnx_graph import append
 from lookalike.report.page import Page, Section, Table, render_page
-from lookalike.search.request import Query
+from lookalike.search.request import Query, SentImage
 from lookalike.server.api_keys import read_keys
 from lookalike.server.cursors import Cursor
 from lookalike.server.decoder_pool import UPLOAD_MEGAPIXELS
@@ -620,7 +620,7 @@ def _search_body(data: bytes) -> None:
     from lookalike.server.schemas import SearchRequest
 
     request = SearchRequest.model_validate_json(data)
-    search = request.request(request.query(request)).for_metric(Metric.COSINE)
+    search = request.request(request.query(request, SentImage)).for_metric(Metric.COSINE)
     if search.filter is not None:
         search.filter.mask(MetadataColumns(_ROWS))
 
@@ -629,7 +629,7 @@ def _batch_body(data: bytes) -> None:
     from lookalike.server.schemas import BatchRequest
 
     request = BatchRequest.model_validate_json(data)
-    queries = [query.query(request) for query in request.queries]
+    queries = [query.query(request, SentImage) for query in request.queries]
     request.request(*queries).for_metric(Metric.COSINE)
 
 
@@ -645,7 +645,7 @@ def _search_form(data: bytes) -> None:
             raise
         return
     request = SearchRequest.model_validate(sent.value)
-    request.request(request.query(request))
+    request.request(request.query(request, SentImage))
 
 
 def _cursor(data: bytes) -> None:
@@ -678,7 +678,7 @@ def _query_string(data: bytes) -> None:
     form = SearchForm(params)
     _ = form.options_query, form.page_query(60), form.offset, form.sort
     for supports_text in (False, True):
-        query = form.query(supports_text=supports_text) or _QUERY
+        query = form.query(supports_text=supports_text, open_shared=SentImage) or _QUERY
         form.request(query, _FACETS, 7).for_metric(Metric.COSINE)
 
 

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow
 
 LANGUAGES = ("Shell", "JavaScript", "Python")
 JOB = "8d1f0c2b9a7e6354"
+SHARED = "f02f3c10-5d1e0b7a9c3f4e2d8b6a1c0f9e7d5b3a"
 CHANGES = ("update_item_metadata", "delete_item", "delete_items")
 """Operations on items that must be there before."""
 
@@ -73,6 +74,10 @@ class Samples:
             gallery.add([self.folder / IMAGE_FILE] * 2, ids=["new-1", "new-2"])
         if name.endswith("_job"):
             source = source.replace(JOB, self._job(new=name != "start_job"))
+        if SHARED in source:
+            path, image = "/v1/galleries/photos/shared-queries", self.folder / IMAGE_FILE
+            answer = self.client.send("POST", path, image.read_bytes(), "image/jpeg")
+            source = source.replace(SHARED, json.loads(answer)["id"])
         return source.replace(SERVICE, self.served.url).replace(KEY, self.key)
 
     def _job(self, *, new: bool) -> str:
@@ -113,7 +118,12 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Samples]:
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 0, (command, result.output)
     key = add_key(folder / "keys.json", "writer", write=True)
-    settings = ServeSettings(keys=read_keys(folder / "keys.json"), hosts=LOOPBACK)
+    settings = ServeSettings(
+        keys=read_keys(folder / "keys.json"),
+        hosts=LOOPBACK,
+        share_days=1,
+        share_folder=folder / "shared",
+    )
     with serving({"photos": gallery}, settings) as served:
         document = served.client().json("GET", "/openapi.json")
         yield Samples(served, key, folder, document)

@@ -49,7 +49,12 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, s
     )
     gallery.sync(source)
     key = add_key(folder / "keys.json", "writer", write=True)
-    allowed = ServeSettings(keys=read_keys(folder / "keys.json"), hosts=LOOPBACK)
+    allowed = ServeSettings(
+        keys=read_keys(folder / "keys.json"),
+        hosts=LOOPBACK,
+        share_days=1,
+        share_folder=folder / "shared",
+    )
     with serving({"digits": gallery}, allowed) as served:
         yield served, key
 
@@ -98,7 +103,7 @@ def test_schemathesis_reached_every_route(keyed: tuple[Serving, str]) -> None:
     served, key = keyed
     text = served.request("GET", "/metrics", headers={"x-api-key": key})[1].decode()
     routes = set(
-        re.findall(r'requests_total{method="(\w+)",route="([^"]+)",status="20[04]"}', text)
+        re.findall(r'requests_total{method="(\w+)",route="([^"]+)",status="20[014]"}', text)
     )
     gallery = "/v1/galleries/{gallery}"
     assert routes >= {
@@ -111,6 +116,8 @@ def test_schemathesis_reached_every_route(keyed: tuple[Serving, str]) -> None:
         ("GET", f"{gallery}/item/neighbors"),
         ("POST", f"{gallery}/search/image"),
         ("PUT", f"{gallery}/item"),
+        ("POST", f"{gallery}/shared-queries"),
+        ("GET", f"{gallery}/shared-queries/{{id}}/image"),
     }
     assert not re.search(r'requests_total{[^}]*status="5', text)
 

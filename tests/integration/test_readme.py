@@ -22,6 +22,7 @@ from PIL import Image
 import lookalike as la
 from lookalike.cli import app
 from lookalike.gallery import on_demand
+from lookalike.server.settings import LOOPBACK, ServeSettings
 from lookalike.stores.base import Rows
 from tests.conftest import Require
 from tests.integration.test_cli import run
@@ -350,7 +351,10 @@ def test_every_request_of_the_guide_to_serving_works(home: Path, require: Requir
     galleries = {name: la.Gallery.open(home / path) for name, path in paths.items()}
     guide = re.findall(r"```(\w+)\n(.*?)```", SERVING, re.DOTALL)
     ran = 0
-    with serving(galleries) as service:
+    settings = ServeSettings(
+        allow_writes=True, hosts=LOOPBACK, share_days=7, share_folder=home / "shared"
+    )
+    with serving(galleries, settings) as service:
         for kind, block in guide:
             text = block.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}")
             if kind == "python" and "la.Client" in text:

@@ -185,7 +185,9 @@ WRITING_POSTS = [
 def test_every_route_requires_a_key(path: Path, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     reader = add_key(file, "reader", write=False)
-    settings = ServeSettings(keys=read_keys(file), hosts=LOOPBACK)
+    settings = ServeSettings(
+        keys=read_keys(file), hosts=LOOPBACK, share_days=1, share_folder=tmp_path / "shared"
+    )
     with serving({"a": Gallery.open(path)}, settings) as served:
         document = json.loads(served.request("GET", "/openapi.json")[1])
         seen = set()

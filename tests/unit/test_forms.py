@@ -10,7 +10,7 @@ from starlette.datastructures import QueryParams
 from lookalike.errors import InputError
 from lookalike.filters import AllOf, Compare, In
 from lookalike.filters.facets import Facet
-from lookalike.search.request import Query
+from lookalike.search.request import Query, SentImage
 from lookalike.server.forms import SearchForm
 
 FACETS = [
@@ -57,7 +57,11 @@ def test_messages_about_fields_are_short() -> None:
 
 
 def query(*fields: tuple[str, str], supports_text: bool = True) -> Query | None:
-    return form(*fields).query(supports_text=supports_text)
+    return form(*fields).query(supports_text=supports_text, open_shared=shared_image)
+
+
+def shared_image(query_id: str) -> SentImage:
+    return SentImage(b"", query_id)
 
 
 def examples(
@@ -75,6 +79,9 @@ def test_the_query_of_a_form() -> None:
     assert examples(("text", " b ")) == [("b", 1)]
     several = ("id", "a"), ("url", "https://b"), ("id", "c"), ("not-id", "d"), ("text", "t")
     assert examples(*several) == [("a", 1), ("https://b", 1), ("c", 1), ("d", -0.5), ("t", 1)]
+    shared = query(("shared", "x"), ("not-shared", "y"))
+    assert shared is not None
+    assert [(each.name, each.weight) for each in shared.examples] == [("x", 1), ("y", -0.5)]
     with pytest.raises(InputError):
         query(("not-id", "d"))
 
@@ -92,7 +99,7 @@ def test_the_text_of_a_form_beside_an_image() -> None:
         (True, [None, "red shoe"], None),
         (False, [None], "red shoe"),
     ):
-        parsed = both.query(supports_text=supports_text)
+        parsed = both.query(supports_text=supports_text, open_shared=shared_image)
         assert parsed is not None
         assert [each.text for each in parsed.examples] == texts
         assert both.request(parsed, FACETS, 7).keywords == keywords

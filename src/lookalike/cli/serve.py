@@ -13,7 +13,7 @@ import typer
 
 from lookalike.cli.commands import message
 from lookalike.cli.logs import Announcer, log_to_file, service_logs
-from lookalike.errors import ArtifactError, LookalikeError, require
+from lookalike.errors import ArtifactError, LookalikeError, SettingError, require
 from lookalike.formatting import format_count
 
 
@@ -75,6 +75,21 @@ def command(
         float,
         typer.Option(min=1, max=31_536_000, metavar="SECONDS", help="Validity of signed URLs."),
     ] = 3600.0,
+    share_queries: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=3_650,
+            metavar="DAYS",
+            help="Store query images that visitors share a link to.",
+        ),
+    ] = None,
+    share_folder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder of shared queries.", show_default="in the cache folder"
+        ),
+    ] = None,
     audit_log: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Append a line per write to FILE instead of stderr."),
@@ -111,6 +126,13 @@ def command(
     del config, print_config  # see ConfiguredCommand
     with _logging(log_level, as_json=log_format == "json") as announce:
         check_host(host, keys=keys is not None)
+        if share_folder is not None and share_queries is None:
+            raise SettingError(
+                "{share_folder} is where shared queries are stored: set {share_queries} to a "
+                "number of days, too",
+                share_folder=None,
+                share_queries=None,
+            )
         check_origins(allow_origin or (), allow_writes=write, keys=keys is not None)
         proxies = proxy_addresses(trusted_proxy or ())
         paths = gallery_paths(galleries or ())
@@ -134,6 +156,8 @@ def command(
             trusted_proxies=proxies,
             url_secret=new_secret() if url_secret is None else read_secret(url_secret),
             url_seconds=url_seconds,
+            share_days=share_queries or 0,
+            share_folder=share_folder,
         )
         logging.getLogger(AUDIT_LOG).setLevel(logging.INFO)
         if audit_log is not None:

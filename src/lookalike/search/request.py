@@ -170,7 +170,8 @@ class Example:
         """Return an example of a JSON object such as ``{"id": "photos:1.jpg"}``.
 
         Args:
-            fields: of the object; an image may be a :class:`SentImage` too.
+            fields: of the object; an image may be a :class:`QueryImage` too, whose attribute
+                ``field``, if there is one, names it in the request.
             place: of the object in the request, with a slash at its end; empty at its root.
 
         Raises:
@@ -180,11 +181,12 @@ class Example:
             name: value for name in _KINDS if (value := fields.get(name)) is not None
         }
         whole = place.removesuffix("/")
-        places = [f"{place}{name}" for name in known] or [whole] * bool(whole)
         image = known.get("image")
+        names = [getattr(image, "field", name) if name == "image" else name for name in known]
+        places = [f"{place}{name}" for name in names] or [whole] * bool(whole)
         if isinstance(image, str):
             known["image"] = SentImage(image)
-        elif not isinstance(image, SentImage | None):
+        elif image is not None and not hasattr(image, "file_bytes"):
             raise InputError("{image} must be a file in base64", image=None).about(*places)
         try:
             return cls(place=places[0] if places else "", **known)

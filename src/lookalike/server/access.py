@@ -17,7 +17,11 @@ from lookalike.server.signatures import key_of_url, sign_urls
 
 _PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/docs")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-_READ_ONLY_POSTS = ("/search", "/search/image", "/search/batch", "/labeling/coverage")
+_SHARING = "/shared-queries"
+_READ_ONLY_POSTS = (
+    *("/search", "/search/image", "/search/batch", "/labeling/coverage"),
+    _SHARING,
+)
 _HARMLESS = ("/healthz", "/openapi.json", "/docs")
 _IMAGES = re.compile("/v1/galleries/(?P<gallery>[^/]+)/item/(?P<kind>image|thumbnail)")
 """Paths that may be requested with a signed URL instead of a key."""
@@ -44,6 +48,11 @@ def check_access(scope: Scope, settings: ServeSettings) -> None:
 def is_write(scope: Scope) -> bool:
     """Return whether a request is to change a gallery."""
     return scope["method"] not in _SAFE_METHODS and not scope["path"].endswith(_READ_ONLY_POSTS)
+
+
+def is_audited(scope: Scope) -> bool:
+    """Return whether a request is to change or to store something."""
+    return is_write(scope) or (scope["method"] == "POST" and scope["path"].endswith(_SHARING))
 
 
 def is_free(scope: Scope) -> bool:

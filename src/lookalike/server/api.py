@@ -177,7 +177,8 @@ async def search(
     the same request with `next` as `cursor`. The Server-Timing header has the duration of each
     stage.
     """
-    return await run_search(opened, service, body.request(body.query(body)), body.cursor)
+    query = body.query(body, service.open_shared(opened))
+    return await run_search(opened, service, body.request(query), body.cursor)
 
 
 @searches.post(
@@ -214,7 +215,8 @@ async def search_batch(
     For the next page of one of them, send it as a search of its own, with its `next` as `cursor`.
     """
     stages = Stages(service.metrics)
-    queries = [_query_or_error(query, body) for query in body.queries]
+    open_shared = service.open_shared(opened)
+    queries = [_query_or_error(query, body, open_shared) for query in body.queries]
     valid = [query for query in queries if not isinstance(query, LookalikeError)]
     answers: Iterator[Answer | LookalikeError] = iter(())
     if valid:
@@ -231,10 +233,10 @@ async def search_batch(
 
 
 def _query_or_error(
-    query: schemas.Query, options: schemas.BodyParameters
+    query: schemas.Query, options: schemas.BodyParameters, open_shared: schemas.OpenShared
 ) -> search_request.Query | LookalikeError:
     try:
-        return query.query(options)
+        return query.query(options, open_shared)
     except LookalikeError as error:
         return error
 

@@ -19,7 +19,17 @@ from starlette.types import ASGIApp
 from lookalike._version import __version__
 from lookalike.errors import LookalikeError
 from lookalike.gallery.gallery import Gallery
-from lookalike.server import api, api_docs, exploring, item_batches, items, job_api, listing, pages
+from lookalike.server import (
+    api,
+    api_docs,
+    exploring,
+    item_batches,
+    items,
+    job_api,
+    listing,
+    pages,
+    shared_query_api,
+)
 from lookalike.server.access_log import AccessLog
 from lookalike.server.api_keys import KeyFile
 from lookalike.server.browsing import Browsing
@@ -62,9 +72,13 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with service:
-            warm_up = asyncio.create_task(app.state.browsing.warm_up())
+            tasks = [
+                asyncio.create_task(app.state.browsing.warm_up()),
+                asyncio.create_task(service.remove_expired_queries()),
+            ]
             yield
-            warm_up.cancel()
+            for task in tasks:
+                task.cancel()
 
     app = _LoggedApp(
         title="lookalike",
@@ -83,7 +97,8 @@ def create_app(galleries: Mapping[str, Gallery], settings: ServeSettings) -> Fas
     app.include_router(api.searches)  # first, since a path is looked for in each in turn
     app.include_router(api.router)
     app.include_router(api.v1)
-    for module in (items, item_batches, listing, job_api, exploring, api_docs, pages):
+    modules = (items, item_batches, listing, shared_query_api, job_api, exploring, api_docs, pages)
+    for module in modules:
         app.include_router(module.router)
     for kind in (
         LookalikeError,

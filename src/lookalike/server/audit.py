@@ -41,7 +41,7 @@ def audit(scope: Scope, client: str, status: int | None) -> None:
         "status": status,
         "outcome": _outcome(status),
     }
-    if gallery is None:
+    if gallery is None or scope["path"].endswith("/shared-queries"):
         fields["path"] = scope["path"]
     fields["request_id"] = request_id(scope)
     log_fields(_log, fields, each=status not in _BY_ANYBODY)

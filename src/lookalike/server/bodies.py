@@ -15,7 +15,7 @@ from lookalike.server.running import ClientDisconnected
 
 TIMED_OUT = 408
 
-_UPLOADS = ("/search/image", "/item")
+_UPLOADS = ("/search/image", "/item", "/shared-queries")
 
 
 class Body:

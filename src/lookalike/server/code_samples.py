@@ -77,6 +77,8 @@ _CHOICES: Mapping[str, Sequence[_Choice]] = {
     "search_batch": (
         _Choice(body={"queries": [{"id": "photos:cats/1.jpg"}, {"text": "dogs"}], "k": 5}),
     ),
+    "share_query": (_Choice(),),
+    "get_shared_query_image": (_Choice(),),
     "put_item": (_Choice(query={"id": "new-1", "metadata": '{"label": "cats"}'}),),
     "update_item_metadata": (_Choice(query=_NEW, body={"metadata": {"label": "tabby"}}),),
     "delete_item": (_Choice(query=_NEW),),

@@ -14,10 +14,10 @@ from lookalike.errors import InputError
 from lookalike.filters import AllOf, Filter, as_filter, from_structure
 from lookalike.filters.facets import Facet
 from lookalike.search.request import Example, Query, SearchRequest
-from lookalike.server.schemas import MAX_EXAMPLES, UrlParameters
+from lookalike.server.schemas import MAX_EXAMPLES, OpenShared, UrlParameters
 
 _UNLIKE = "not-"
-_KINDS = ("id", "url")
+_KINDS = ("id", "url", "shared")
 _UPLOADS = ("upload", f"{_UNLIKE}upload")
 """Images that only a browser has."""
 
@@ -48,17 +48,19 @@ class SearchForm:
         """Whether the query has images that only a browser has, and its scripts can send."""
         return any(self.params.get(name) for name in _UPLOADS)
 
-    def query(self, *, supports_text: bool) -> Query | None:
+    def query(self, *, supports_text: bool, open_shared: OpenShared) -> Query | None:
         """Return the query, None if the form has none: its items are listed.
 
         Args:
             supports_text: whether a text is an example that can be combined with others; else its
                 words are keywords beside them.
+            open_shared: returns the image of a shared query.
 
         Raises:
             InputError: it has only images that results should be unlike.
+            ProblemError: it has a shared query, and the service does not store them.
         """
-        like, unlike = self._examples
+        like, unlike = self._examples(open_shared)
         if like or unlike:
             is_example = self.text and supports_text and not self.by_words
             text = Example(text=self.text) if is_example else None
@@ -68,16 +70,17 @@ class SearchForm:
             return Query() if self.by_words else Query.of(text=self.text)
         return Query() if self.params.get("keywords") else None
 
-    @property
-    def _examples(self) -> tuple[list[Example], list[Example]]:
-        """What results should be like, and unlike, in the order of the URL."""
+    def _examples(self, open_shared: OpenShared) -> tuple[list[Example], list[Example]]:
+        """Return what results should be like, and unlike, in the order of the URL."""
         like: list[Example] = []
         unlike: list[Example] = []
         for name, value in self.params.multi_items():
             kind = name.removeprefix(_UNLIKE)
             examples = like if kind == name else unlike
             if value and kind in _KINDS and len(examples) < MAX_EXAMPLES:
-                examples.append(Example.from_json({kind: value}))
+                is_shared = kind == "shared"
+                fields = {"image": open_shared(value)} if is_shared else {kind: value}
+                examples.append(Example.from_json(fields))
         return like, unlike
 
     def _weights(self, like: int, unlike: int, *, has_text: bool) -> list[float] | None:

@@ -15,9 +15,9 @@ from lookalike.server.caching import ONE_HOUR, accepts_webp, cache_headers, is_f
 from lookalike.server.dependencies import GalleryDep, ItemId, SearchedGalleryDep, ServiceDep
 from lookalike.server.json_bodies import JsonRoute
 from lookalike.server.links import DEFAULT_SIZE, ThumbnailSize
-from lookalike.server.multipart import FORM, image_of
+from lookalike.server.multipart import image_of
 from lookalike.server.openapi import (
-    IMAGE_BODY,
+    ITEM_BODY,
     ITEM_READS,
     SIGNED_URL,
     error_responses,
@@ -29,22 +29,6 @@ from lookalike.server.sending import FileResponse
 
 router = APIRouter(prefix="/v1/galleries/{gallery}", tags=["items"], route_class=JsonRoute)
 
-_ITEM_FORM = {
-    "schema": {
-        "type": "object",
-        "required": ["image"],
-        "additionalProperties": False,
-        "properties": {
-            "image": {"type": "string", "format": "binary", "description": "The image file."}
-        },
-    }
-}
-_ITEM_BODY: dict[str, Any] = {
-    "requestBody": {
-        **IMAGE_BODY["requestBody"],
-        "content": {**IMAGE_BODY["requestBody"]["content"], FORM: _ITEM_FORM},  # type: ignore[dict-item]
-    }
-}
 
 _PUT_LINKS = item_links(
     "$response.body#/id", *ITEM_READS, "put_item", "update_item_metadata", "delete_item"
@@ -187,7 +171,7 @@ async def get_item_neighbors(
         201: {"description": "Added", "model": schemas.PutResult, **_PUT_LINKS},
         **error_responses(409, 507),
     },
-    openapi_extra=_ITEM_BODY,
+    openapi_extra=ITEM_BODY,
 )
 async def put_item(
     opened: GalleryDep,

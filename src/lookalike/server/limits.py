@@ -42,6 +42,8 @@ class Limits:
         batch_queries: queries of a batch search.
         batch_hits: results of a batch search, of all its queries together.
         k: results per query.
+        shared_images: query images that are stored because visitors shared them.
+        shared_bytes: their size together.
     """
 
     upload_bytes: int = 20_000_000
@@ -73,3 +75,5 @@ class Limits:
     batch_queries: int = 64
     batch_hits: int = 10_000
     k: int = 1_000
+    shared_images: int = 10_000
+    shared_bytes: int = 2_000_000_000

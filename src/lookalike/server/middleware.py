@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lookalike.server.access import check_access, is_free, is_write
+from lookalike.server.access import check_access, is_audited, is_free
 from lookalike.server.admission import client_of
 from lookalike.server.audit import audit
 from lookalike.server.bodies import TIMED_OUT, Body, drain_before_end
@@ -64,7 +64,7 @@ class Middleware:
             body.release()
             if "route" in scope:
                 original["route"] = scope["route"]
-            if is_write(scope):
+            if is_audited(scope):
                 audit(scope, client_of(scope), sender.status)
 
 

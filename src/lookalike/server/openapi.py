@@ -16,10 +16,10 @@ _DESCRIPTIONS = {
     400: "Malformed request",
     401: "API key required",
     403: "Forbidden",
-    404: "Gallery or item not found",
+    404: "Gallery, item or shared query not found",
     408: "Request timed out",
     409: "Gallery locked by another process",
-    410: "Expired: a signed URL, or a cursor of an older revision; request a new one",
+    410: "Expired: a signed URL, a shared query, or a cursor of an older revision",
     413: "Request too large",
     415: "The Content-Type is not one of those in Accept",
     421: "Host not allowed",
@@ -47,6 +47,24 @@ IMAGE_BODY = {
     }
 }
 
+_ONE_IMAGE = {
+    "schema": {
+        "type": "object",
+        "required": ["image"],
+        "additionalProperties": False,
+        "properties": {
+            "image": {"type": "string", "format": "binary", "description": "The image file."}
+        },
+    }
+}
+ITEM_BODY: dict[str, Any] = {
+    "requestBody": {
+        **IMAGE_BODY["requestBody"],
+        "content": {**IMAGE_BODY["requestBody"]["content"], "multipart/form-data": _ONE_IMAGE},  # type: ignore[dict-item]
+    }
+}
+"""An image file, as it is or in a form."""
+
 
 _FORM_FIELDS = {
     "image": "Image files",
@@ -54,6 +72,7 @@ _FORM_FIELDS = {
     "text": "Texts",
     "url": "URLs of images",
     "vector": "Embeddings, each as a JSON array,",
+    "shared": "IDs of shared queries",
 }
 _WEIGHTS = """Weights of the examples, joined by commas: in the order of the form, first those that
 results should be like; 1 and 0.5 by default."""

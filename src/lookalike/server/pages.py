@@ -150,9 +150,11 @@ async def browse_page(
         rerankings=[pair for pair in _RERANKINGS.items() if pair[0].split("+")[0] in RERANKINGS],
         comparable=list(others),
         allow_urls=service.settings.allow_urls,
+        share_days=service.settings.share_days,
         max_bytes=service.settings.limits.upload_bytes,
         page_facts={
             "rows": facts["rows"],
+            "share_days": service.settings.share_days,
             "page_size": page_size,
             "supports_text": facts["supports_text"],
             "text_note": TEXT_NOTE,
@@ -315,7 +317,7 @@ async def _first_page(
 ) -> dict[str, Any]:
     """Return what the API answers to the request of a form."""
     supports_text = opened.batcher.encoder.supports_text
-    query = form.query(supports_text=supports_text)
+    query = form.query(supports_text=supports_text, open_shared=service.open_shared(opened))
     if query is None:
         parameters = PageParameters(sort=[form.sort], offset=form.offset, limit=page_size)
         data = await item_page(service, opened, parameters, form.filter(facets))

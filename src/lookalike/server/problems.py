@@ -23,6 +23,7 @@ from lookalike.errors import (
     UnreachableError,
 )
 from lookalike.languages import DEFAULT_LANGUAGE, translate
+from lookalike.server.shared_queries import ExpiredQueryError, UnknownQueryError
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ class ProblemError(Exception):
 
 _KINDS: tuple[tuple[type[LookalikeError], int, str], ...] = (
     (MissingRowError, 404, "item-not-found"),
+    (UnknownQueryError, 404, "shared-query-not-found"),
+    (ExpiredQueryError, 410, "shared-query-expired"),
     (ImageError, 422, "invalid-image"),
     (InputError, 422, "invalid-request"),
     (BusyError, 409, "gallery-locked"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -30,6 +30,7 @@ _LIMITS = Limits()
 _MAX_SIDE = 100_000
 MAX_TEXT = 2_000
 """Length of ids, texts and URLs, in characters."""
+MAX_SHARED_ID = 100
 MAX_EXAMPLES = 32
 """Examples of a query."""
 MAX_DIM = 16_384
@@ -187,13 +188,17 @@ class NeighborParameters(UrlParameters):
     )
 
 
+OpenShared = Callable[[str], search_request.QueryImage]
+"""Returns the image of a shared query by its ID."""
+
+
 def _or_sent_image(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     """Return a file of a form as it is, and check everything else."""
     return value if isinstance(value, search_request.SentImage) else check(value)
 
 
 class Example(RequestModel):
-    """What results should be like, or unlike: exactly one of id, text, url, image and vector."""
+    """What results should be like, or unlike: exactly one of its fields."""
 
     id: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
         None, description="ID of an item of the gallery; the item itself is not a result."
@@ -216,10 +221,29 @@ class Example(RequestModel):
         None,
         description="An embedding of the gallery's dimensions (dim), of any length.",
     )
+    shared: Annotated[str, Field(max_length=MAX_SHARED_ID)] | None = Field(
+        None, description="ID of a shared query, if the service stores them."
+    )
+
+    def example(self, open_shared: OpenShared) -> dict[str, Any]:
+        """Return the fields of an example of a request; a shared query is its image.
+
+        Raises:
+            InputError: there is a shared query beside others.
+            ProblemError: the service does not store queries.
+        """
+        fields = {name: getattr(self, name) for name in Example.model_fields}
+        shared = fields.pop("shared")
+        if shared is None:
+            return fields
+        others = [name for name, value in fields.items() if value is not None]
+        if others:
+            raise InputError(f"shared excludes {', '.join(others)}").about("shared", *others)
+        return {**fields, "image": open_shared(shared)}
 
 
 class Query(Example):
-    """A query: one of id, text, url, image, vector and like; or keywords or a filter alone."""
+    """A query: one field of an example, or like; or keywords or a filter alone."""
 
     like: Annotated[list[Example], Field(min_length=1, max_length=MAX_EXAMPLES)] | None = Field(
         None,
@@ -244,24 +268,20 @@ class Query(Example):
             raise ValueError(f"like and unlike have more than {MAX_EXAMPLES} examples together")
         return self
 
-    def query(self, options: BodyParameters) -> search_request.Query:
+    def query(self, options: BodyParameters, open_shared: OpenShared) -> search_request.Query:
         """Return the query; an empty one if the options have keywords or a filter, and it nothing.
 
         Raises:
             InputError: there is not exactly one query.
+            ProblemError: it has a shared query, and the service does not store them.
         """
-        fields = {name: getattr(self, name) for name in _EXAMPLE}
+        fields = self.example(open_shared)
         fields |= {"weights": self.weights, "keywords": options.keywords, "where": options.where}
         for kind in ("like", "unlike"):
             examples = getattr(self, kind)
             if examples is not None:
-                fields[kind] = [
-                    {name: getattr(each, name) for name in _EXAMPLE} for each in examples
-                ]
+                fields[kind] = [each.example(open_shared) for each in examples]
         return search_request.query_from_json(fields)
-
-
-_EXAMPLE = tuple(Example.model_fields)
 
 
 class SearchRequest(BodyParameters, Query):
@@ -497,6 +517,15 @@ class ItemMetadata(RequestModel):
     @classmethod
     def _storable(cls, value: dict[str, Any]) -> dict[str, Any]:
         return storable(value)
+
+
+class SharedQuery(BaseModel):
+    """A query image that is stored for some days."""
+
+    id: str = Field(description='ID: an example of a search is `{"shared": ID}`.')
+    expires_at: str = Field(description="Until when it is stored, at most (ISO 8601, UTC).")
+    image_url: str = Field(description="Path of the image on this service.")
+    page_url: str = Field(description="Path of the page with its results.")
 
 
 class Readiness(BaseModel):

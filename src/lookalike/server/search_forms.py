@@ -14,7 +14,7 @@ from lookalike.server.multipart import Part, parse_form
 from lookalike.server.problems import ProblemError, problem_of
 from lookalike.server.schemas import SearchRequest, unknown_field
 
-KINDS = ("image", "id", "text", "url", "vector")
+KINDS = ("image", "id", "text", "url", "vector", "shared")
 """What an example is."""
 UNLIKE = "unlike_"
 """Prefix of the fields of examples that results should be unlike."""

@@ -106,7 +106,9 @@ def _content(example: Example) -> bytes:
     data = b""
     if example.vector is not None:
         data = example.vector.tobytes()
-    if isinstance(example.image, SentImage):
+    if example.image is not None and not isinstance(example.image, SentImage):
+        parts.append(example.image.name)
+    elif isinstance(example.image, SentImage):
         whole = example.image.data
         parts.append(len(whole))
         piece = whole[:_SAMPLED] + whole[-_SAMPLED:]  # type: ignore[operator]

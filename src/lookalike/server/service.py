@@ -41,6 +41,13 @@ from lookalike.server.queries import cost_of, is_long
 from lookalike.server.readiness import Readiness
 from lookalike.server.running import RunningRequests
 from lookalike.server.settings import ServeSettings
+from lookalike.server.shared_queries import (
+    SHARING_DISABLED,
+    SharedImage,
+    SharedQueries,
+    StoredQuery,
+    without_metadata,
+)
 from lookalike.server.thumbnails import ItemImages
 from lookalike.server.workers import Workers
 from lookalike.server.writing import NewImage, Writer
@@ -57,6 +64,9 @@ _BATCH_CONCURRENCY = 4
 
 _FIRST_RELEASE_S, _RELEASE_S = 5.0, 60.0
 """Seconds until free memory is returned to the system, after the start and again."""
+
+_EXPIRY_S = 600.0
+"""Seconds after which shared queries are looked through again."""
 
 _CLOSE_SECONDS = 1.0
 """Time for work in threads to end when the service stops."""
@@ -130,6 +140,7 @@ class Service:
         self.readiness = Readiness(self, self.workers, metrics)
         self._encoder = QueryEncoder(settings, self.workers, self.decoders, self.item_images)
         self._writer = Writer(self.decoders, self.workers)
+        self.shared_queries = SharedQueries.of(settings)
         self.jobs = Jobs(lambda job, handle: described(job, handle).model_dump_json().encode())
         metrics.restarts.set_function(lambda: self.decoders.restarts)
         metrics.requests_in_progress.set_function(lambda: self.quotas.searches.used)
@@ -341,6 +352,45 @@ class Service:
     async def sample(self, opened: OpenGallery, count: int, seed: int) -> Rows:
         """Return a random sample of rows, at most ``count``, reproducible by ``seed``."""
         return await self.read(opened, lambda gallery: gallery.store.sample(count, seed))
+
+    def open_shared(self, opened: OpenGallery) -> Callable[[str], SharedImage]:
+        """Return what makes the image of an example of the ID of a shared query.
+
+        It raises a ProblemError if the service does not store queries.
+        """
+        return lambda query_id: SharedImage(self.sharing(), opened.name, query_id)
+
+    def sharing(self) -> SharedQueries:
+        """Return the shared queries.
+
+        Raises:
+            ProblemError: the service does not store any.
+        """
+        if self.shared_queries is None:
+            raise ProblemError(403, "forbidden", SHARING_DISABLED)
+        return self.shared_queries
+
+    async def share(self, opened: OpenGallery, data: bytes) -> StoredQuery:
+        """Store a query image, without metadata.
+
+        Raises:
+            LookalikeError: the image is invalid, or cannot be stored.
+            ProblemError: the service does not store queries, or is at its limits.
+        """
+        shared = self.sharing()
+        async with self.slot():
+            pixels = await self.decoders.image(data, "the image")
+            image = await self.in_thread(without_metadata, data)
+            if image is None:
+                image = await self.decoders.png(pixels, "the image")
+            return await self.workers.reading.run(shared.add, opened.name, image)
+
+    async def remove_expired_queries(self) -> None:
+        """Remove shared queries whose time is over, for as long as the service runs."""
+        while self.shared_queries is not None:
+            await asyncio.sleep(_EXPIRY_S)
+            with contextlib.suppress(OSError):
+                await self.workers.reading.run(self.shared_queries.remove_expired)
 
     async def put(self, opened: OpenGallery, key: str, data: bytes, metadata: Metadata) -> bool:
         """Add or replace an image; return whether it replaced one.

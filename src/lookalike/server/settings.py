@@ -38,6 +38,8 @@ class ServeSettings:
         url_secret: signs URLs of images, see :mod:`lookalike.server.signatures`; the same for all
             replicas, at random for each process by default.
         url_seconds: how long a signed URL is valid, at least; at most twice as long.
+        share_days: how long query images are stored that visitors share; 0 stores none.
+        share_folder: where; by default ``shared-queries`` in the cache folder.
         limits: resource limits.
     """
 
@@ -52,6 +54,8 @@ class ServeSettings:
     trusted_proxies: tuple[str, ...] = ()
     url_secret: bytes = field(default_factory=new_secret, repr=False)
     url_seconds: float = 3600.0
+    share_days: int = 0
+    share_folder: Path | None = None
     limits: Limits = field(default_factory=Limits)
 
 

@@ -1,7 +1,8 @@
 // What the page asks of the HTTP API.
 
-import { Problem, requestJSON } from "./http.js";
+import { itemURL, Problem, requestJSON } from "./http.js";
 import { fetchBlob } from "./images.js";
+import { sharedImageURL } from "./share.js";
 import { hasExamples, isByWords, whereExpression } from "./state.js";
 import { findUpload } from "./storage.js";
 import { t } from "./texts.js";
@@ -84,11 +85,11 @@ export class API {
   }
 }
 
-// A state for another gallery: items that it may not have are sent as images.
+// A state for another gallery: items and shared queries, which it may not have, are sent as images.
 export async function withImages(state, gallery, keepUpload) {
   const converted = async (example) => {
-    if (example.kind !== "id") return example;
-    const blob = await fetchBlob(`/v1/galleries/${encodeURIComponent(gallery)}/item/image?id=${encodeURIComponent(example.value)}`);
+    if (example.kind !== "id" && example.kind !== "shared") return example;
+    const blob = await fetchBlob(example.kind === "id" ? itemURL(gallery, "/image", example.value) : sharedImageURL(gallery, example.value));
     return { ...example, kind: "upload", value: await keepUpload(blob, example.value) };
   };
   return { ...state, like: await Promise.all(state.like.map(converted)), unlike: await Promise.all(state.unlike.map(converted)) };

@@ -12,6 +12,7 @@ import { Pages } from "./pages.js";
 import { SearchBar } from "./search_bar.js";
 import { Selection } from "./selection.js";
 import { SelectionBar } from "./selection_bar.js";
+import { LinkButton } from "./share.js";
 import { hasExamples, isByWords, isSearch, readState, writeState } from "./state.js";
 import { keepUpload } from "./storage.js";
 import { formatMonth, formatPercent, t } from "./texts.js";
@@ -53,6 +54,12 @@ class Browser {
     const onProblem = (problem) => this.showNotice(problem);
     this.searchBar = new SearchBar(form, state, { gallery: this.gallery, onChange: (how) => this.onQuery(how), onProblem });
     this.filters = new Filters(main.querySelector("#filters"), main.querySelector("#open-filters"), state, () => this.run());
+    this.link = new LinkButton(main.querySelector("#copy-link"), main.querySelector("#share-dialog"), state, {
+      gallery: this.gallery,
+      days: this.info.share_days,
+      onShared: () => this.run({ replace: true }),
+      onProblem,
+    });
     this.history = new History(main.querySelector("#history"), this.gallery, (search) => this.goTo(search));
     this.lightbox = new Lightbox(main.querySelector("#lightbox"), this.api, {
       similar: (item) => this.searchSimilar(item),
@@ -137,6 +144,7 @@ class Browser {
   renderToolbar() {
     const { main, state } = this;
     const search = isSearch(state);
+    this.link.render();
     for (const name of ["sort", "group", "metric", "rerank", "compare"]) {
       const select = main.querySelector(`#${name}`);
       if (select) select.value = state.options[name] ?? "";

@@ -4,6 +4,7 @@ import { element, icon } from "./dom.js";
 import { itemURL } from "./http.js";
 import { setSource } from "./images.js";
 import { nameOf } from "./items.js";
+import { sharedImageURL } from "./share.js";
 import { readState } from "./state.js";
 import { findUpload, transact } from "./storage.js";
 import { t } from "./texts.js";
@@ -59,6 +60,7 @@ export class History {
 
 export async function nameOfExample({ kind, value }) {
   if (kind === "upload") return (await findUpload(value))?.name ?? t("uploaded-image");
+  if (kind === "shared") return t("shared-image");
   return kind === "id" ? nameOf(value) : value;
 }
 
@@ -70,7 +72,7 @@ export async function imageOf({ kind, value }, gallery) {
   if (kind === "upload" && !upload) return null;
   try {
     if (upload) image.src = URL.createObjectURL(upload.blob);
-    else await setSource(image, `${itemURL(gallery, "/thumbnail", value)}&size=128`);
+    else await setSource(image, kind === "shared" ? sharedImageURL(gallery, value) : `${itemURL(gallery, "/thumbnail", value)}&size=128`);
     await image.decode();
   } catch {
     return null;

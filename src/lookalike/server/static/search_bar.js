@@ -5,7 +5,9 @@ import { button, closeAtClickOutside, element } from "./dom.js";
 import { setUpDrawingPad } from "./drawing_pad.js";
 import { imageOf, nameOfExample } from "./history.js";
 import { itemURL, Problem } from "./http.js";
+import { fetchBlob } from "./images.js";
 import { RegionDialog } from "./region.js";
+import { sharedImageURL } from "./share.js";
 import { DEFAULT_WEIGHTS, isByWords } from "./state.js";
 import { findUpload, keepUpload } from "./storage.js";
 import { formatList, formatNumber, t } from "./texts.js";
@@ -280,7 +282,7 @@ export class SearchBar {
   async #openRegion({ kind, value }) {
     this.#closePanel();
     const upload = kind === "upload" ? await findUpload(value) : null;
-    const src = upload ? URL.createObjectURL(upload.blob) : itemURL(this.gallery, "/image", value);
-    await this.region.open(src, this.state.options.box);
+    const url = kind === "shared" ? sharedImageURL(this.gallery, value) : itemURL(this.gallery, "/image", value);
+    await this.region.open(URL.createObjectURL(upload ? upload.blob : await fetchBlob(url)), this.state.options.box);
   }
 }

@@ -1,10 +1,11 @@
 // The query, the filters and the order of the page, as they are in its URL.
 //
-// An example is {kind, value, weight}: kind is "id", "url" or "upload" (the digest of an image that
-// this browser keeps). Those of `like` attract, those of `unlike` repel.
+// An example is {kind, value, weight}: kind is "id", "url", "upload" (the digest of an image that
+// this browser keeps) or "shared" (the ID of one that the service stores for some days). Those of
+// `like` attract, those of `unlike` repel.
 
 export const DEFAULT_WEIGHTS = { like: 1, unlike: 0.5 };
-const KINDS = ["id", "url", "upload"];
+const KINDS = ["id", "url", "upload", "shared"];
 const UNLIKE = "not-";
 const FILTER_PREFIXES = ["value:", "min:", "max:"];
 const OPTIONS = ["where", "sort", "group", "min_similarity", "metric", "rerank", "foreground", "multi_crop", "compare", "box", "exact", "by"];
