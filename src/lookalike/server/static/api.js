@@ -58,7 +58,7 @@ export class API {
   }
 
   async item(id) {
-    return requestJSON(`${this.base}/item?id=${encodeURIComponent(id)}`);
+    return requestJSON(itemURL(this.gallery, "", id));
   }
 
   async #query(state) {
@@ -85,14 +85,24 @@ export class API {
   }
 }
 
-// A state for another gallery: items and shared queries, which it may not have, are sent as images.
-export async function withImages(state, gallery, keepUpload) {
+// A state for another gallery: items that it does not have, and shared queries, are sent as images.
+export async function withImages(state, gallery, other, keepUpload) {
   const converted = async (example) => {
     if (example.kind !== "id" && example.kind !== "shared") return example;
+    if (example.kind === "id" && (await hasItem(other, example.value))) return example;
     const blob = await fetchBlob(example.kind === "id" ? itemURL(gallery, "/image", example.value) : sharedImageURL(gallery, example.value));
     return { ...example, kind: "upload", value: await keepUpload(blob, example.value) };
   };
   return { ...state, like: await Promise.all(state.like.map(converted)), unlike: await Promise.all(state.unlike.map(converted)) };
+}
+
+async function hasItem(gallery, id) {
+  try {
+    return Boolean(await requestJSON(itemURL(gallery, "", id)));
+  } catch (problem) {
+    if (problem.status === 404) return false;
+    throw problem;
+  }
 }
 
 function base64(blob) {

@@ -70,18 +70,18 @@ class Browser {
     new SelectionBar(main.querySelector("#selection-bar"), this.selection, {
       gallery: this.gallery,
       onSearch: (ids) => this.searchSelection(ids),
-      onChange: () => this.run({ push: false }),
+      onChange: () => this.runAgain(),
       onProblem,
     });
     const uploads = main.querySelector("#upload-dialog");
     if (uploads) {
-      const dialog = new UploadDialog(uploads, { gallery: this.gallery, maxBytes: Number(form.dataset.maxBytes), onDone: () => this.run({ push: false }) });
+      const dialog = new UploadDialog(uploads, { gallery: this.gallery, maxBytes: Number(form.dataset.maxBytes), onDone: () => this.runAgain() });
       main.querySelector("#open-upload").addEventListener("click", () => dialog.open());
     }
     this.setUpToolbar();
     addEventListener("popstate", () => this.goTo(location.search, { push: false }));
     addEventListener("keydown", (event) => this.onKeyDown(event));
-    addEventListener("online", () => this.isOffline && this.run({ push: false }));
+    addEventListener("online", () => this.isOffline && this.runAgain());
     await Promise.all([this.run({ push: false, remember: true }), this.history.render().catch(() => {})]);
   }
 
@@ -182,8 +182,13 @@ class Browser {
     return this.run({ push });
   }
 
+  // Searches or lists again, and stays where it is.
+  runAgain() {
+    return this.run({ push: false, stay: true });
+  }
+
   // Searches or lists, and shows the results when the first ones are there.
-  async run({ push = true, replace = false, remember = false } = {}) {
+  async run({ push = true, replace = false, remember = false, stay = false } = {}) {
     this.controller?.abort();
     const controller = (this.controller = new AbortController());
     this.filters.render();
@@ -194,7 +199,9 @@ class Browser {
       await shown;
       const panes = await this.load(controller.signal);
       if (controller.signal.aborted) return;
+      const top = scrollY;
       this.show(panes);
+      if (stay) scrollTo({ top });
       this.updateURL({ push, replace });
       this.filters.showProblem(null);
       if (remember && isSearch(this.state)) this.history.add(writeState(this.state).toString());
@@ -239,7 +246,7 @@ class Browser {
 
   async loadPane(name, signal) {
     const isOwn = name === this.gallery;
-    const state = structuredClone(isOwn ? this.state : await withImages(this.state, this.gallery, keepUpload));
+    const state = structuredClone(isOwn ? this.state : await withImages(this.state, this.gallery, name, keepUpload));
     let ready = isOwn ? this.takeFirstPage(state) : null;
     const api = isOwn ? this.api : new API(name, { kinds: this.api.kinds, supportsText: this.info.others[name] });
     const { group } = state.options;
@@ -263,7 +270,7 @@ class Browser {
       size: this.info.page_size,
       load,
       onChange: (from, to) => pane.grid?.refresh(from, to),
-      onProblem: (problem) => (problem.status === 410 ? this.run({ push: false }) : this.showProblem(problem)),
+      onProblem: (problem) => (problem.status === 410 ? this.runAgain() : this.showProblem(problem)),
     });
     signal.addEventListener("abort", () => pane.grid || pane.pages.stop());
     await pane.pages.start();
@@ -374,7 +381,8 @@ class Browser {
   // A problem of a query or of a page of items stands above the results, which stay.
   showProblem(problem) {
     const old = this.results.querySelector(":scope > .problem");
-    const box = dismissable(problemBox(problem, button(t("try-again"), () => this.run({ push: false }))));
+    const actions = problem.isTemporary ? [button(t("try-again"), () => this.runAgain())] : [];
+    const box = dismissable(problemBox(problem, ...actions));
     if (old) old.replaceWith(box);
     else this.results.prepend(box);
   }

@@ -1,7 +1,7 @@
 // Recent queries of a gallery, stored in this browser only.
 
 import { element, icon } from "./dom.js";
-import { itemURL } from "./http.js";
+import { itemURL, request } from "./http.js";
 import { setSource } from "./images.js";
 import { nameOf } from "./items.js";
 import { sharedImageURL } from "./share.js";
@@ -34,18 +34,23 @@ export class History {
 
   async render() {
     const entries = await this.#entries().catch(() => []);
-    this.section.hidden = entries.length === 0;
-    const items = await Promise.all(entries.map((entry) => this.#item(entry)));
+    const items = (await Promise.all(entries.map((entry) => this.#item(entry)))).filter(Boolean);
+    this.section.hidden = items.length === 0;
     this.section.querySelector("ul").replaceChildren(...items);
   }
 
-  async #item({ search }) {
+  // Shows a query; one of an image that is gone is forgotten.
+  async #item({ key, search }) {
     const state = readState(search);
     const example = state.like[0] ?? state.unlike[0];
     const names = await Promise.all([...state.like, ...state.unlike].map(nameOfExample));
     const title = [...names, state.text].filter(Boolean).join(", ");
     const node = element("button", { type: "button", title, "aria-label": t("search-again", { query: title }) });
     const image = example && (await imageOf(example, this.gallery));
+    if (example && !image && (await isGone(example, this.gallery))) {
+      await transact("queries", (store) => store.delete(key));
+      return null;
+    }
     if (image) node.append(image);
     else node.append(element("span", {}, title || icon("search")));
     node.addEventListener("click", () => this.onSelect(search));
@@ -62,6 +67,18 @@ export async function nameOfExample({ kind, value }) {
   if (kind === "upload") return (await findUpload(value))?.name ?? t("uploaded-image");
   if (kind === "shared") return t("shared-image");
   return kind === "id" ? nameOf(value) : value;
+}
+
+// Whether the gallery, or this browser, no longer has an example.
+async function isGone({ kind, value }, gallery) {
+  if (kind === "upload") return !(await findUpload(value));
+  if (kind !== "id") return false;
+  try {
+    await request(itemURL(gallery, "", value));
+    return false;
+  } catch (problem) {
+    return problem.status === 404;
+  }
 }
 
 // An image of an example; null if this browser has none, or cannot show it.

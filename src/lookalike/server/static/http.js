@@ -10,6 +10,16 @@ export class Problem extends Error {
     super(detail);
     Object.assign(this, { title, status, errors });
   }
+
+  // Whether the same request may be answered later.
+  get isTemporary() {
+    return this.status === 0 || this.status === 429 || this.status >= 500;
+  }
+}
+
+// The problem of a request without a response.
+export function unreachable() {
+  return navigator.onLine ? new Problem(t("unreachable"), t("unreachable-detail")) : new Problem(t("offline"), t("offline-detail"));
 }
 
 export const apiKey = {
@@ -27,7 +37,7 @@ export async function request(url, options = {}) {
     response = await fetch(url, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(t("unreachable"), t("unreachable-detail"));
+    throw unreachable();
   }
   if (!response.ok) throw await toProblem(response);
   return response;

@@ -1,7 +1,7 @@
 // Adds image files to a writable gallery, several at a time, with progress; each failure is named.
 
 import { element } from "./dom.js";
-import { apiKey, Problem, titleOf } from "./http.js";
+import { apiKey, Problem, titleOf, unreachable } from "./http.js";
 import { formatNumber, formatPercent, t } from "./texts.js";
 
 const AT_ONCE = 3;
@@ -89,7 +89,7 @@ export class UploadDialog {
         this.sent.set(file, loaded / Math.max(1, total));
         this.#render();
       });
-      sending.addEventListener("error", () => reject(new Problem(t("unreachable"), t("unreachable-detail"))));
+      sending.addEventListener("error", () => reject(unreachable()));
       sending.addEventListener("load", () => {
         if (sending.status < 300) return resolve();
         let problem = {};
