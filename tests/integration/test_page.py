@@ -1362,7 +1362,7 @@ def test_overload_is_reported(tab: Open, site: Serving, colors: Path) -> None:
     settings = ServeSettings(hosts=LOOPBACK, limits=Limits(concurrent_requests=0))
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(serving({"shop": gallery}, settings))
-        page = tab("/g/shop", base=served.url, allow="429")
+        page = tab("/g/shop", base=served.url, allow="429|ERR_CONNECTION_REFUSED")
         page.set_input_files("#file", colors / "red" / "5.png")
         page.wait_for_selector("[role=alert] >> text=Too many requests")
 

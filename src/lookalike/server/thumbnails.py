@@ -424,7 +424,7 @@ def _open_content(item: Item) -> tuple[BinaryIO | None, bytes | ImageArray]:
         return (None, item.content()) if item.path is None else (_open_file(item.path), b"")
 
 
-class _File(io.BufferedReader):
+class _File(io.FileIO):
     """A file that is closed when nobody has it: its client may have left while it was opened."""
 
     def __del__(self) -> None:
@@ -432,7 +432,8 @@ class _File(io.BufferedReader):
 
 
 def _open_file(path: str) -> BinaryIO:
-    return _File(open_regular(path).detach())
+    with open_regular(path) as file:
+        return io.BufferedReader(_File(os.dup(file.fileno())))
 
 
 def _read_at_most(item: Item, file: BinaryIO, size: int) -> bytes:
