@@ -69,15 +69,15 @@ export async function nameOfExample({ kind, value }) {
   return kind === "id" ? nameOf(value) : value;
 }
 
-// Whether the gallery, or this browser, no longer has an example.
+// Whether the gallery, the service or this browser no longer has an example.
 async function isGone({ kind, value }, gallery) {
   if (kind === "upload") return !(await findUpload(value));
-  if (kind !== "id") return false;
+  if (kind === "url") return false;
   try {
-    await request(itemURL(gallery, "", value));
+    await request(kind === "shared" ? sharedImageURL(gallery, value) : itemURL(gallery, "", value));
     return false;
   } catch (problem) {
-    return problem.status === 404;
+    return problem.status === 404 || problem.status === 410;
   }
 }
 
