@@ -502,8 +502,11 @@ def test_the_command_line_says_what_is_left_out(gallery: Gallery, photos: Path) 
     answer = lookalike("index", path, photos)
     assert f"skipped: 6  {REMOVED}" in answer.stderr
     assert re.search(r"removed +6\n", run("info", path))
-    run("index", path, "--restore-removed")
-    assert len(gallery) == 12
+    draw(photos.parent / "more" / "a.png", 77)
+    run("index", path, photos.parent / "more")
+    run("remove", path, "--id", "more:a.png")
+    run("index", path, "--restore-removed")  # of all sources
+    assert len(gallery) == 13
 
 
 @pytest.fixture

@@ -214,6 +214,7 @@ def command(
             run.sync(sources[0])
             if ann is not None:
                 run.index(build=ann)
+            run.restore_removed = False  # what is removed from now on stays removed
             console.note(f"watching {printable(sources[0])}; Ctrl-C to stop")
             _sync_on_changes(changes, lambda: run.sync(sources[0]))
     except KeyboardInterrupt:
@@ -356,7 +357,7 @@ class _Run:
                     runner=self.runner,
                 )
                 rows = len(into)
-        self.relocate = self.restore_removed = False  # once is enough, however long a watch goes on
+        self.relocate = False  # once is enough, however long a watch goes on
         if self.as_json:
             named = {"source": opened.name} if several else {}
             console.print_json(named | report.as_dict(), one_line=self.json_lines)
