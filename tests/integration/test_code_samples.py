@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 LANGUAGES = ("Shell", "JavaScript", "Python")
 JOB = "8d1f0c2b9a7e6354"
 SHARED = "f02f3c10-5d1e0b7a9c3f4e2d8b6a1c0f9e7d5b3a"
-CHANGES = ("update_item_metadata", "delete_item", "delete_items")
+CHANGES = ("update_item_metadata", "update_items_metadata", "delete_item", "delete_items")
 """Operations on items that must be there before."""
 
 FILE_INPUT = f"""

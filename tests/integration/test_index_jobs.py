@@ -103,6 +103,15 @@ def test_a_job_brings_the_gallery_up_to_date(shop: Shop, source: Path) -> None:
     assert shop.get("/jobs")["jobs"] == [job]
 
 
+def test_removed_images_stay_removed_until_a_job_restores_them(shop: Shop) -> None:
+    assert shop.send("DELETE", "/item?id=photos:1.png")[0] == 204
+    [synced] = wait(shop, start(shop))["sources"]
+    assert synced["skipped"] == {"removed from the gallery before": 1}
+    assert len(shop.gallery) == COUNT - 1
+    assert wait(shop, start(shop, restore_removed=True))["summary"]["added"] == 1
+    assert len(shop.gallery) == COUNT
+
+
 def test_a_gallery_has_one_job_which_can_be_cancelled(shop: Shop, source: Path) -> None:
     """While another process writes, the job waits; the gallery is searched meanwhile."""
     (source / "new.png").write_bytes(png(1, 200, 3))

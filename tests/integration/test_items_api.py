@@ -341,6 +341,7 @@ def test_head_is_answered_wherever_get_is(shop: Shop) -> None:
         ("POST", "/item", "DELETE, GET, HEAD, PATCH, PUT"),
         ("HEAD", "/items/batch", "POST"),
         ("GET", "/items/delete", "POST"),
+        ("GET", "/items/update", "POST"),
     ],
 )
 def test_405_lists_the_methods(shop: Shop, method: str, path: str, allowed: str) -> None:
@@ -485,6 +486,69 @@ def test_nothing_of_a_batch_is_stored_while_another_process_writes(
     assert "api:a.png" not in writable.gallery
 
 
+# ---- update ------------------------------------------------------------------------------------
+
+
+def test_items_are_updated_together(writable: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lookalike.server import item_batch_schemas
+
+    query = urlencode({"id": "a", "metadata": '{"n": 1}'})
+    writable.served.request("PUT", f"{ROUTE}/item?{query}", png(1, 2, 3))
+    cat = "photos:cats/IMG_1.png"
+    body = {"ids": ["a", "api:a", cat, "nosuch"], "metadata": {"label": "fox", "n": None}}
+    status, answer = writable.send("POST", "/items/update", body)
+    assert (status, answer) == (200, {"updated": 2, "missing": ["nosuch"]})
+    assert writable.gallery["a"].metadata == {"label": "fox"}
+    before = writable.gallery[cat].metadata
+    assert (before["label"], before["edited_columns"]) == ("fox", {"label": "cat"})
+
+    by_filter = {"where": "label = 'fox'", "metadata": {"label": None, "stars": 5}}
+    monkeypatch.setattr(item_batch_schemas, "MAX_CHANGED", 1)
+    status, problem = writable.send("POST", "/items/update", by_filter)
+    assert (status, problem["type"]) == (422, "urn:lookalike:problem:invalid-request")
+    assert "matches 2 items; at most 1 are changed at a time" in problem["detail"]
+    monkeypatch.setattr(item_batch_schemas, "MAX_CHANGED", 2)
+    status, answer = writable.send("POST", "/items/update", by_filter)
+    assert (status, answer) == (200, {"updated": 2, "missing": []})
+    assert writable.gallery["a"].metadata == {"stars": 5}
+    assert writable.gallery[cat].metadata["label"] == "cat"
+
+
+def test_either_all_items_are_updated_or_none(writable: Shop) -> None:
+    query = urlencode({"id": "z", "metadata": json.dumps({"text": "x" * 19_000})})
+    writable.served.request("PUT", f"{ROUTE}/item?{query}", png(1, 2, 3))
+    long = {f"more {number}": "y" * 19_900 for number in range(4)}
+    assert writable.send("PATCH", "/item", {"metadata": long}, id="api:z")[0] == 200
+    body = {"ids": ["photos:cats/IMG_1.png", "z"], "metadata": {"note": "n" * 5_000}}
+    status, problem = writable.send("POST", "/items/update", body)
+    assert status == 422
+    assert "api:z: has" in problem["detail"]
+    assert "note" not in writable.gallery["photos:cats/IMG_1.png"].metadata
+
+
+@pytest.mark.parametrize(
+    ("body", "location"),
+    [
+        ({"ids": ["a"]}, "body/metadata"),
+        ({"metadata": {"a": 1}}, "body"),
+        ({"ids": ["a"], "where": "a = 1", "metadata": {"a": 1}}, "body"),
+        ({"ids": ["a"], "metadata": {"a": "\0"}}, "body/metadata"),
+        ({"where": "nosuch = 1", "metadata": {"a": 1}}, "body/where"),
+    ],
+)
+def test_a_bad_update_is_refused(writable: Shop, body: object, location: str) -> None:
+    status, problem = writable.send("POST", "/items/update", body)
+    assert status == 422
+    assert [each["location"] for each in problem["errors"]] == [location]
+
+
+def test_what_the_gallery_keeps_is_not_set(writable: Shop) -> None:
+    body = {"ids": ["photos:cats/IMG_1.png"], "metadata": {"edited_columns": {}}}
+    status, problem = writable.send("POST", "/items/update", body)
+    assert status == 422
+    assert "edited_columns says which columns were changed" in problem["detail"]
+
+
 # ---- deletion ------------------------------------------------------------------------------------
 
 
@@ -503,7 +567,7 @@ def test_items_are_deleted_by_id_and_each_is_counted(writable: Shop) -> None:
 def test_items_are_deleted_by_a_filter(writable: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     from lookalike.server import item_batch_schemas
 
-    monkeypatch.setattr(item_batch_schemas, "MAX_DELETED", 2)
+    monkeypatch.setattr(item_batch_schemas, "MAX_CHANGED", 2)
     for number in range(2):
         query = urlencode({"id": number, "metadata": '{"label": "fox"}'})
         writable.served.request("PUT", f"{ROUTE}/item?{query}", png(number, 2, 3))
@@ -534,7 +598,10 @@ def test_a_bad_deletion_is_refused(shop: Shop, body: object, location: str) -> N
     assert len(shop.gallery) == COUNT
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/items/batch"), ("POST", "/items/delete")])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/items/batch"), ("POST", "/items/update"), ("POST", "/items/delete")],
+)
 def test_batches_need_the_right_to_write(
     new_gallery: Callable[[], Gallery], method: str, path: str
 ) -> None:

@@ -178,7 +178,7 @@ def test_all_keys_are_compared_in_constant_time(
 
 WRITING_POSTS = [
     ("post", f"/v1/galleries/{{gallery}}/{name}")
-    for name in ("items/batch", "items/delete", "jobs")
+    for name in ("items/batch", "items/update", "items/delete", "jobs")
 ]
 
 

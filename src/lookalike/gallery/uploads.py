@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,13 @@ from lookalike.errors import ImageError, InputError
 from lookalike.files import check_no_link, escape_name, unescape_name
 from lookalike.gallery.edits import EDITED, check_changes, edit
 from lookalike.gallery.ids import UPLOADS, upload_id
-from lookalike.gallery.lookup import find_rows, records_of, row_of
+from lookalike.gallery.lookup import find_rows, records_of, row_of, rows_of
 from lookalike.gallery.storage import IMAGES
 from lookalike.gallery.writing import WritableGallery
 from lookalike.images.decode import content_hash
 from lookalike.images.formats import file_suffix
 from lookalike.metadata import check_metadata
-from lookalike.stores.base import Rows
+from lookalike.stores.base import Record, Rows
 from lookalike.types import Embeddings, Metadata
 
 if TYPE_CHECKING:
@@ -198,23 +198,110 @@ def update_metadata(gallery: WritableGallery, item_id: str, metadata: Metadata) 
         StorageError: it could not be written.
     """
     check_changes(metadata)
-    merged: dict[str, Any] = {}
     with gallery._writing(WAIT_S):  # so that the row is the one that is written
-        row = row_of(gallery.store, item_id)
-        [own], [before] = row.ids, row.metadata
-        is_of_source = own.partition(":")[0] in gallery.sources.keys() - {UPLOADS}
-        if is_of_source:
-            changed = edit(before, metadata, gallery.written)
-        else:
-            values = {**before, **metadata}
-            changed = {name: value for name, value in values.items() if value is not None}
-        merged.update(check_metadata(changed, what=own))
-        gallery.upsert(
-            replace(row, metadata=[merged]),
-            fingerprint=gallery.fingerprint,
-            written=frozenset((EDITED,) if EDITED in merged else ()),
-        )
-    return merged
+        [record] = row_of(gallery.store, item_id).records()
+        changed = _changed(gallery, record, metadata)
+        _write_metadata(gallery, {record.id: changed})
+    return changed
+
+
+def update_all(
+    gallery: WritableGallery,
+    metadata: Metadata,
+    ids: Sequence[str] | None = None,
+    where: Where | None = None,
+    *,
+    limit: int,
+) -> Update:
+    """Change columns of the metadata of several images, as :func:`update_metadata` does.
+
+    Args:
+        gallery: written to.
+        metadata: values by column.
+        ids: of the rows, also without the prefix of uploads.
+        where: change the rows that match a filter, instead.
+        limit: rows that are changed at a time.
+
+    Raises:
+        SettingError: not exactly one of ``ids`` and ``where`` is passed.
+        InputError: the filter cannot be parsed, does not fit the metadata or matches more rows; or
+            all metadata of a row together cannot be stored. Nothing was changed.
+        BusyError: another process is writing.
+        StorageError: they could not be written; some may be.
+    """
+    check_changes(metadata)
+    with gallery._writing(WAIT_S):
+        chosen, missing = _choose(gallery, ids, where)
+        if len(chosen) > limit:
+            raise InputError(
+                f"where: matches {len(chosen):,} items; at most {limit:,} are changed at a time. "
+                "Nothing was changed; narrow the filter"
+            )
+        changed = {
+            record.id: _changed(gallery, record, metadata)
+            for record in records_of(gallery.store, chosen)
+        }
+        _write_metadata(gallery, changed)
+    return Update(len(changed), missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What became of images to change.
+
+    Args:
+        updated: rows that were changed.
+        missing: ids that no row has.
+    """
+
+    updated: int
+    missing: Sequence[str] = ()
+
+
+def _changed(gallery: WritableGallery, record: Record, changes: Metadata) -> dict[str, Any]:
+    """Return the metadata of a row after changes.
+
+    Raises:
+        InputError: all of it together cannot be stored.
+    """
+    if record.id.partition(":")[0] in gallery.sources.keys() - {UPLOADS}:
+        changed = edit(record.metadata, changes, gallery.written)
+    else:
+        values = {**record.metadata, **changes}
+        changed = {name: value for name, value in values.items() if value is not None}
+    return check_metadata(changed, what=record.id)
+
+
+def _write_metadata(gallery: WritableGallery, metadata: Mapping[str, dict[str, Any]]) -> None:
+    """Write the metadata of rows, by id."""
+    is_edited = any(EDITED in each for each in metadata.values())
+    gallery.upsert(
+        (
+            replace(rows, metadata=[metadata[row_id] for row_id in rows.ids])
+            for rows in rows_of(gallery.store, list(metadata))
+        ),
+        fingerprint=gallery.fingerprint,
+        written=frozenset((EDITED,) if is_edited else ()),
+    )
+
+
+def _choose(
+    gallery: WritableGallery, ids: Sequence[str] | None, where: Where | None
+) -> tuple[list[str], list[str]]:
+    """Return the ids of the rows that ids or a filter choose, and the ids that no row has.
+
+    Raises:
+        SettingError: not exactly one is passed.
+        InputError: the filter cannot be parsed or does not fit the metadata.
+    """
+    if ids is not None:
+        rows_by_id = find_rows(gallery.store, ids)
+        missing = [each for each in dict.fromkeys(ids) if each not in rows_by_id]
+        return list({record.id: None for record, _ in rows_by_id.values()}), missing
+    try:
+        return gallery.select(where=where), []
+    except InputError as error:
+        raise error.about("where") from None
 
 
 def remove(gallery: WritableGallery, item_id: str) -> None:
@@ -266,16 +353,7 @@ def remove_all(
         StorageError: they could not be deleted; some may be.
     """
     with gallery._writing(WAIT_S):  # so that what is chosen is still so when it is deleted
-        missing: list[str] = []
-        if ids is not None:
-            rows_by_id = find_rows(gallery.store, ids)
-            missing = [each for each in dict.fromkeys(ids) if each not in rows_by_id]
-            chosen = list({record.id: None for record, _ in rows_by_id.values()})
-        else:
-            try:
-                chosen = gallery.select(where=where)
-            except InputError as error:
-                raise error.about("where") from None
+        chosen, missing = _choose(gallery, ids, where)
         deleted = gallery.remove_rows(chosen[:limit]) if chosen else 0
     return Removal(deleted, missing, max(0, len(chosen) - limit))
 

@@ -16,12 +16,12 @@ from pydantic.json_schema import SkipJsonSchema
 
 from lookalike.server.limits import Limits
 from lookalike.server.multipart import Part
-from lookalike.server.schemas import MAX_TEXT, Problem, RequestModel, storable
+from lookalike.server.schemas import MAX_TEXT, ItemMetadata, Problem, RequestModel, storable
 
 MAX_ITEMS = Limits().batch_queries
 """Images that are added at a time."""
-MAX_DELETED = 10_000
-"""Items that are deleted at a time."""
+MAX_CHANGED = 10_000
+"""Items that are changed or deleted at a time."""
 _MAX_IDS = 1_000
 _MAX_FILTER = 10_000
 
@@ -109,19 +109,15 @@ class AddedItems(BaseModel):
     failed: int = Field(description="Images that were not stored; each result says why.")
 
 
-class Deletion(RequestModel):
-    """Items to delete: exactly one of ids and where."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"ids": ["api:new-1", "api:new-2"]}]}
-    )
+class ChosenItems(RequestModel):
+    """Items of a gallery: exactly one of ids and where."""
 
     ids: Annotated[list[ItemKey], Field(min_length=1, max_length=_MAX_IDS)] | None = Field(
         None, description="IDs of the items.", examples=[["api:new-1", "api:new-2"]]
     )
     where: Annotated[str, Field(max_length=_MAX_FILTER)] | dict[str, Any] | None = Field(
         None,
-        description="Filter by metadata, as an expression or an object, of the items to delete.",
+        description="Filter by metadata, as an expression or an object, of the items.",
         examples=["label = 'draft'"],
     )
 
@@ -132,12 +128,38 @@ class Deletion(RequestModel):
         return self
 
 
+class Deletion(ChosenItems):
+    """Items to delete: exactly one of ids and where."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"ids": ["api:new-1", "api:new-2"]}]}
+    )
+
+
+class MetadataUpdate(ChosenItems, ItemMetadata):
+    """A change of the metadata of items: exactly one of ids and where, and the new values."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"ids": ["api:new-1", "api:new-2"], "metadata": {"label": "shoe"}}]
+        },
+    )
+
+
+class Updated(BaseModel):
+    """What became of the items to change."""
+
+    updated: int = Field(description="Items whose metadata were changed.")
+    missing: list[str] = Field(description="IDs that no item has.")
+
+
 class Deleted(BaseModel):
     """What became of the items to delete; each of them counts once."""
 
     deleted: int = Field(description="Items that were deleted.")
     missing: list[str] = Field(description="IDs that no item has.")
     remaining: int = Field(
-        description=f"Items that match and were not deleted yet, as at most {MAX_DELETED:,} are at "
+        description=f"Items that match and were not deleted yet, as at most {MAX_CHANGED:,} are at "
         "a time; repeat the request."
     )

@@ -1,4 +1,4 @@
-"""HTTP API, version 1: adding and deleting several items of a gallery at once."""
+"""HTTP API, version 1: adding, changing and deleting several items of a gallery at once."""
 
 from __future__ import annotations
 
@@ -85,6 +85,23 @@ async def add_items(
     )
 
 
+@router.post(
+    "/items/update",
+    summary="Update the metadata of several items",
+    responses=error_responses(409, 507),
+)
+async def update_items_metadata(
+    opened: GalleryDep, service: ServiceDep, body: schemas.MetadataUpdate
+) -> schemas.Updated:
+    """Change columns of the metadata of items, by ID or by a filter, together.
+
+    Each is changed as by an update of this item alone. A filter may match at most 10,000 items.
+    """
+    choice = (body.ids, body.where)
+    update = await service.update_all(opened, body.metadata, *choice, schemas.MAX_CHANGED)
+    return schemas.Updated(updated=update.updated, missing=list(update.missing))
+
+
 @router.post("/items/delete", summary="Delete several items", responses=error_responses(409, 507))
 async def delete_items(
     opened: GalleryDep, service: ServiceDep, body: schemas.Deletion
@@ -93,7 +110,7 @@ async def delete_items(
 
     The files of images from folders stay, and index jobs leave them out from then on.
     """
-    removal = await service.remove_all(opened, body.ids, body.where, schemas.MAX_DELETED)
+    removal = await service.remove_all(opened, body.ids, body.where, schemas.MAX_CHANGED)
     return schemas.Deleted(
         deleted=removal.deleted,
         missing=list(removal.missing),

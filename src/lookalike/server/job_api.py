@@ -69,6 +69,7 @@ async def start_job(
         body.sources,
         allow_removals=body.allow_removals,
         rehash=body.rehash,
+        restore_removed=body.restore_removed,
         webhook=webhook,
     )
     async with service.slot():

@@ -36,8 +36,8 @@ def sync_all(request: Mapping[str, Any], emit: Emit) -> None:
     """Sync a gallery with its sources, one after another; errors of one do not end the others.
 
     Args:
-        request: ``gallery``, a path or address; the names of its ``sources``; ``allow_removals``
-            and ``rehash``, as for :meth:`lookalike.Gallery.sync`.
+        request: ``gallery``, a path or address; the names of its ``sources``; ``allow_removals``,
+            ``rehash`` and ``restore_removed``, as for :meth:`lookalike.Gallery.sync`.
         emit: writes a line.
     """
     gallery = Gallery.open(request["gallery"])
@@ -51,6 +51,7 @@ def sync_all(request: Mapping[str, Any], emit: Emit) -> None:
                 opened,
                 allow_removals=request["allow_removals"],
                 rehash=request["rehash"],
+                restore_removed=request["restore_removed"],
                 progress=_Throttled(name, emit),
             )
         except InputError as error:

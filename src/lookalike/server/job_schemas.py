@@ -52,6 +52,9 @@ class NewJob(RequestModel):
     rehash: bool = Field(
         False, description="Read files again whose size and modification time are unchanged."
     )
+    restore_removed: bool = Field(
+        False, description="Add images again that were removed from the gallery."
+    )
     webhook: NewWebhook | None = Field(None, description="Called when the job has ended.")
 
 

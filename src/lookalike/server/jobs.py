@@ -108,6 +108,7 @@ class Job:
         sources: names of the sources to sync with.
         allow_removals: allow removing more than half of a source's rows.
         rehash: read files again that seem unchanged.
+        restore_removed: add images again that were removed.
         created_at: ISO 8601, UTC; the others are None until then.
         webhook: where to tell that it has ended.
         error: why it failed as a whole.
@@ -118,6 +119,7 @@ class Job:
     sources: Sequence[str]
     allow_removals: bool = False
     rehash: bool = False
+    restore_removed: bool = False
     state: State = "queued"
     created_at: str = ""
     started_at: str | None = None
@@ -155,6 +157,7 @@ class Jobs:
         *,
         allow_removals: bool = False,
         rehash: bool = False,
+        restore_removed: bool = False,
         webhook: Webhook | None = None,
     ) -> Job:
         """Begin a job, or let it wait for others.
@@ -164,6 +167,7 @@ class Jobs:
             sources: names of its sources; all by default.
             allow_removals: allow removing more than half of a source's rows, or all.
             rehash: read files again whose size and modification time are unchanged.
+            restore_removed: add images again that were removed from the gallery.
             webhook: where to tell that it has ended.
 
         Raises:
@@ -197,6 +201,7 @@ class Jobs:
             chosen,
             allow_removals,
             rehash,
+            restore_removed,
             created_at=_now(),
             webhook=webhook,
         )
@@ -361,6 +366,7 @@ class _Running:
             "sources": list(self.job.sources),
             "allow_removals": self.job.allow_removals,
             "rehash": self.job.rehash,
+            "restore_removed": self.job.restore_removed,
         }
         process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.flush()

@@ -442,6 +442,19 @@ class Service:
         async with self.slot():
             return await self._writer.write(opened.handle, work)
 
+    async def update_all(
+        self,
+        opened: OpenGallery,
+        metadata: Metadata,
+        ids: Sequence[str] | None,
+        where: Where | None,
+        limit: int,
+    ) -> uploads.Update:
+        """Update columns of rows by ids or by a filter; return what became of them."""
+        work = partial(uploads.update_all, opened.handle.gallery, metadata, ids, where, limit=limit)
+        async with self.slot():
+            return await self._writer.write(opened.handle, work)
+
     async def update_metadata(
         self, opened: OpenGallery, row_id: str, metadata: Metadata
     ) -> dict[str, Any]:

@@ -68,12 +68,9 @@ export class SelectionBar {
   }
 
   async #tag(label) {
-    const items = [...this.selection.items.values()];
-    await this.#each(items, async (item) => {
-      const options = { method: "PATCH", body: JSON.stringify({ metadata: { label } }), headers: { "content-type": "application/json" } };
-      Object.assign(item, await requestJSON(`${this.base}/item?id=${encodeURIComponent(item.id)}`, options));
-    });
-    announce(t("labeled", { n: items.length, label }));
+    const updated = await this.#post("update", { metadata: { label } }, "updated");
+    for (const item of this.selection.items.values()) delete item.metadata; // read again when needed
+    announce(t("labeled", { n: updated, label }));
     this.onChange();
   }
 
@@ -84,6 +81,17 @@ export class SelectionBar {
       Object.assign(item, await requestJSON(`${this.base}/item?id=${encodeURIComponent(item.id)}`));
     });
     return items;
+  }
+
+  // Does something with all selected items, and returns the sum of a field of the responses.
+  async #post(action, fields, field) {
+    let sum = 0;
+    const { ids } = this.selection;
+    for (let i = 0; i < ids.length; i += AT_ONCE) {
+      const options = { method: "POST", body: JSON.stringify({ ids: ids.slice(i, i + AT_ONCE), ...fields }), headers: { "content-type": "application/json" } };
+      sum += (await requestJSON(`${this.base}/items/${action}`, options))[field];
+    }
+    return sum;
   }
 
   // Does something for each of many, some at a time.
@@ -106,13 +114,7 @@ export class SelectionBar {
   }
 
   async #removeAll() {
-    let removed = 0;
-    const { ids } = this.selection;
-    for (let i = 0; i < ids.length; i += AT_ONCE) {
-      const options = { method: "POST", body: JSON.stringify({ ids: ids.slice(i, i + AT_ONCE) }), headers: { "content-type": "application/json" } };
-      const result = await requestJSON(`${this.base}/items/delete`, options);
-      removed += result.deleted;
-    }
+    const removed = await this.#post("delete", {}, "deleted");
     this.selection.clear();
     this.onChange();
     announce(t("removed", { n: removed }));
