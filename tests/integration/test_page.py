@@ -225,6 +225,24 @@ def item(name: str = "red/4.png") -> str:
     return f"/g/shop?id={quote('colors:' + name, safe='')}"
 
 
+def test_the_list_of_galleries_shows_some_of_their_images(tab: Open, site: Serving) -> None:
+    page = tab("/")
+    cards = page.locator(".galleries li")
+    names = [handle.name for handle in site.service]
+    assert cards.locator("a").all_inner_texts() == names
+    for place, name in enumerate(names):
+        images = cards.nth(place).locator(".covers img")
+        assert images.count() == (0 if name == "empty" else 4)
+        for number in range(images.count()):
+            handle = images.nth(number).element_handle()
+            page.wait_for_function("(image) => image.naturalWidth > 0", arg=handle)
+    screenshot(page, "galleries")
+    with page.expect_navigation():
+        cards.nth(1).click(position={"x": 5, "y": 5})
+    assert urlsplit(page.url).path == f"/g/{names[1]}"
+    page.wait_for_function(DRAWN)
+
+
 def test_browse_in_an_order_and_in_groups(tab: Open, site: Serving) -> None:
     page = tab("/g/shop")
     gallery = site.service.handle("shop").gallery

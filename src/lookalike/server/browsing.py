@@ -17,6 +17,8 @@ from lookalike.server.sketch import MAX_SIDE, SketchStyle, sketch_style
 _SAMPLE = 32
 """Images that are read to measure the style of drawings."""
 
+_COVERS = 4
+
 _MAX_COLUMNS = 200
 """Columns in the form; the advanced filter accepts any."""
 
@@ -28,6 +30,7 @@ class _Entry:
     state: GalleryState
     facets: tuple[Facet, ...] | None = None
     style: SketchStyle | None = None
+    covers: tuple[str, ...] | None = None
     style_is_measured: bool = False
 
 
@@ -64,6 +67,13 @@ class Browsing:
             )
             entry.facets = tuple(described)[:_MAX_COLUMNS]
         return entry.facets
+
+    async def covers(self, opened: OpenGallery) -> tuple[str, ...]:
+        """Return the ids of some images that stand for a gallery in a list of them."""
+        entry = self._entry(opened)
+        if entry.covers is None:
+            entry.covers = tuple((await self._service.sample(opened, _COVERS, 0)).ids)
+        return entry.covers
 
     async def sketch_style(self, opened: OpenGallery) -> SketchStyle | None:
         """Return the style of a gallery of drawings; None for other galleries."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -34,7 +35,8 @@ from lookalike.server.api import all_gallery_facts, gallery_facts
 from lookalike.server.browsing import Browsing
 from lookalike.server.dependencies import GalleryDep, ServiceDep
 from lookalike.server.forms import SearchForm, display_text
-from lookalike.server.handles import OpenGallery
+from lookalike.server.handles import GalleryHandle, OpenGallery
+from lookalike.server.links import item_urls
 from lookalike.server.listing import item_page
 from lookalike.server.listing_schemas import PageParameters
 from lookalike.server.problems import ProblemError
@@ -46,6 +48,8 @@ router = APIRouter(include_in_schema=False)
 
 _PAGE_SIZE = 100
 """Items that the page asks for at a time."""
+
+_COVER_SECONDS = 2.0
 
 _SORT_COLUMNS = 20
 """Columns of the metadata that the page offers to sort by."""
@@ -113,13 +117,28 @@ async def static_file(request: Request, name: str) -> Response:
 
 
 @router.get("/")
-async def home(service: ServiceDep, request: Request) -> Response:
+async def home(service: ServiceDep, browsing: BrowsingDep, request: Request) -> Response:
     """Show the list of galleries, or the only one."""
     handles = list(service)
     if len(handles) == 1:
         return RedirectResponse(f"/g/{handles[0].name}", 303)
     facts = await all_gallery_facts(service)
-    return await render("galleries.html", service, request, galleries=facts)
+    answering = [
+        handle for handle, each in zip(handles, facts, strict=True) if each["problem"] is None
+    ]
+    urls = await asyncio.gather(*(_covers(service, browsing, each) for each in answering))
+    covers = dict(zip((each.name for each in answering), urls, strict=True))
+    return await render("galleries.html", service, request, galleries=facts, covers=covers)
+
+
+async def _covers(service: Service, browsing: Browsing, handle: GalleryHandle) -> list[str]:
+    """Return URLs of thumbnails of some images of a gallery; none if it does not answer soon."""
+    with contextlib.suppress(LookalikeError, TimeoutError):
+        async with asyncio.timeout(_COVER_SECONDS):
+            opened = await service.open(handle)
+            ids = await browsing.covers(opened)
+            return [item_urls(opened, row_id)["thumbnail_url"] for row_id in ids]
+    return []
 
 
 @router.get("/g/{gallery}")

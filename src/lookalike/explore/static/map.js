@@ -200,17 +200,19 @@ export function showMap(root, data, options = {}) {
     if (path) paintLasso();
   }
 
-  // Draws some of the points in view as thumbnails, one for each cell of a grid that is fixed to the
-  // map, so that they stay where they are while it is moved.
+  // Draws some of the points in view as thumbnails, the most central one of each cell of a grid that is
+  // fixed to the map, so that they stay where they are while it is moved, and overlap little.
   function paintThumbnails(visible) {
     const cell = 2 ** Math.ceil(Math.log2((0.8 * options.thumbnailSize * ratio) / view.scale));
-    const first = new Map();
+    const central = new Map();
     for (const i of visible) {
-      const key = Math.floor(xs[i] / cell) * 65_536 + Math.floor(ys[i] / cell);
-      if (!(first.get(key) <= i)) first.set(key, i);
+      const [x, y] = [xs[i] / cell, ys[i] / cell];
+      const key = Math.floor(x) * 65_536 + Math.floor(y);
+      const distance = Math.hypot(x - Math.floor(x) - 0.5, y - Math.floor(y) - 0.5);
+      if (!(central.get(key)?.distance <= distance)) central.set(key, { i, distance });
     }
-    if (first.size > (options.maxThumbnails ?? MAX_THUMBNAILS)) return;
-    for (const i of first.values()) paintThumbnail(i, 0.92 * cell * view.scale);
+    if (central.size > (options.maxThumbnails ?? MAX_THUMBNAILS)) return;
+    for (const { i } of central.values()) paintThumbnail(i, 0.8 * cell * view.scale);
   }
 
   function paintThumbnail(i, space) {

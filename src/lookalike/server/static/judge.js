@@ -7,6 +7,8 @@ import { fetchBlob, setSource } from "./images.js";
 import { isEnlarged } from "./items.js";
 import { t } from "./texts.js";
 
+const LARGE = innerWidth > 1000 ? 1024 : 512; // pixels
+
 // By kind of task: the key, the title and the judgement of each choice.
 const CHOICES = {
   hits: [["r", t("relevant"), true], ["n", t("not-relevant"), false]],
@@ -29,6 +31,9 @@ export function start(main) {
       seed: find("#seed").valueAsNumber,
     }, []);
   });
+  const showOther = () => document.querySelectorAll(".of-sets").forEach((each) => (each.hidden = find("#kind").value !== "sets"));
+  find("#kind")?.addEventListener("change", showOther);
+  if (find("#kind")) showOther();
   const saved = restore();
   find("#resume").hidden = !saved;
   find("#resume").addEventListener("click", () => begin(saved.settings, saved.judgements));
@@ -109,7 +114,7 @@ const renderTask = (task) => (settings.kind === "sets" ? renderSets(task) : rend
 
 async function renderPair({ query, hit }) {
   const pair = element("div", { class: "pair" });
-  pair.append(await figure(gallery, query, t("query"), 512), await figure(gallery, hit, t("result"), 512));
+  pair.append(await figure(gallery, query, t("query"), LARGE), await figure(gallery, hit, t("result"), LARGE));
   return pair;
 }
 
