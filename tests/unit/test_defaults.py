@@ -59,12 +59,13 @@ CASES = {
     "label propagate": Case((la.propagate_labels,), own=("column",)),
     "label issues": Case((la.find_label_issues,), own=("k",)),  # how many are listed
     "search": Case(
-        (Gallery.search, la.open_on_demand, SourceOptions),
+        (Gallery.search, Gallery.browse, la.open_on_demand, SourceOptions),
         {"ids": "id"},
         own=(
             *("include_self", "preview", "paths", "null", "as_csv"),  # what is printed
             *("image", "matches", "open_sheet", "copy_to", "link_to"),
         ),
+        fixed={"sort": (None, "id")},  # without it, images are listed by a search
     ),
     "index": Case(
         (Gallery.create, Gallery.sync, la.open_source, SourceOptions, RayRunner),
@@ -74,6 +75,8 @@ CASES = {
             "runner": ("local", None),
             "pages": (None, "first"),
             "allow_private_urls": (None, False),
+            "exif": (None, False),
+            "gps": (None, False),
         },
     ),
     "export": Case((Gallery.export,)),
@@ -85,12 +88,16 @@ CASES = {
             "allow_host": "hosts",
             "allow_origin": "origins",
             "trusted_proxy": "trusted_proxies",
+            "share_queries": "share_days",
         },
         own=(
             *("galleries", "config", "print_config", "host", "port"),
             *("audit_log", "log_format", "log_level"),
         ),
-        fixed={"url_secret": (None, dataclasses.MISSING)},  # a new one, made at the start
+        fixed={
+            "url_secret": (None, dataclasses.MISSING),  # a new one, made at the start
+            "share_queries": (None, 0),
+        },
     ),
 }
 
