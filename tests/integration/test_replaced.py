@@ -64,7 +64,7 @@ def test_an_open_gallery_is_the_one_in_its_place(sides: tuple[Side, Side], path:
     assert gallery.sources == {NAME: str(b.folder)}
     gallery.remove([f"{NAME}:b0.png"])
     assert len(gallery) == len(Gallery.open(path)) == 39
-    assert gallery.sync(open_source(b.folder, name=NAME)).added == 1
+    assert gallery.sync(open_source(b.folder, name=NAME), restore_removed=True).added == 1
 
 
 def test_a_gallery_of_other_dimensions_is_opened_too(sides: tuple[Side, Side], path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_gallery_replaced_during_a_sync_keeps_its_own_rows(
         gallery.remove([f"{NAME}:{name}"])
     source = _Reading(source, item)
     with pytest.raises(ReplacedError, match="another gallery was put in its place"):
-        gallery.sync(source)
+        gallery.sync(source, restore_removed=True)
     new = Gallery.open(path)
     assert {row_id[: len(NAME) + 2] for row_id in new.store.ids()} == {f"{NAME}:b"}
     assert (len(new), new.sources) == (40, {NAME: str(b.folder)})
