@@ -144,7 +144,7 @@ def test_the_package_is_used_through_the_commands_and_python(
         ("search", address, *query),
         ("info", "photos.gallery", "--json"),
         ("encoders",),
-        index,
+        (*index, "--restore-removed"),
         (*index, "--store", "sqlite:///elsewhere.db"),
         ("index", "new.gallery", "photos", "--store", "sqlit:///x"),
     )
