@@ -1326,20 +1326,104 @@ def axe(require: Require) -> str:
         raise
 
 
+def check_accessibility(axe: str, scheme: str, page: Any, name: str) -> None:
+    page.evaluate(axe)
+    report = page.evaluate("axe.run()")
+    serious = [
+        (each["id"], node["html"], node["failureSummary"])
+        for each in report["violations"]
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+    assert serious == [], name
+    page.screenshot(path=SCREENSHOTS / f"{name}-{scheme}.png")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_dialogs_and_problems_are_accessible(
+    tab: Open, site: Serving, axe: str, scheme: str, tmp_path: Path
+) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    check = partial(check_accessibility, axe, scheme)
+    page = tab("/g/shop", color_scheme=scheme, permissions=["camera"], allow="422|ERR_INTERNET")
+    shown(page)
+    page.click("#open-upload")
+    check(page, "upload")
+    page.click("#upload-dialog .close")
+    page.click("#camera")
+    check(page, "camera")
+    page.click("#close-camera")
+    large = tmp_path / "large.png"
+    large.write_bytes(bytes(20_000_001))
+    page.set_input_files("#file", large)
+    page.wait_for_selector("#notices .problem")
+    check(page, "notice")
+    page.fill("#where", "year >")
+    page.press("#where", "Enter")
+    page.wait_for_selector("#where-error:visible")
+    check(page, "filter-error")
+    page.context.set_offline(True)
+    page.fill("#where", "")
+    page.press("#where", "Enter")
+    page.wait_for_selector("#results .problem")
+    check(page, "offline")
+    page = tab(f"{item()}&not-id={quote('colors:green/1.png', safe='')}", color_scheme=scheme)
+    shown(page)
+    page.locator(".chip-main").first.click()
+    check(page, "chip")
+    page = tab(item(), color_scheme=scheme)
+    shown(page)
+    page.click(".chip-main")
+    page.click(".chip-panel >> text=Choose a region")
+    check(page, "region")
+    page = tab("/g/shop/map", color_scheme=scheme)
+    page.click(".legend button >> nth=0")
+    check(page, "map-selection")
+    page = tab("/g/none", color_scheme=scheme, allow="404")
+    check(page, "problem")
+    page.goto(f"{site.url}/docs")
+    check(page, "docs")
+    gallery = Gallery.open(site.service.handle("shop").gallery.path)
+    add_key(tmp_path / "keys.json", "reader", write=False)
+    settings = ServeSettings(keys=read_keys(tmp_path / "keys.json"), hosts=LOOPBACK)
+    with serving({"shop": gallery}, settings) as served:
+        check(tab("/g/shop", base=served.url, allow="401", color_scheme=scheme), "sign-in")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_sheets_of_phones_are_accessible_and_close_at_a_tap_outside(
+    tab: Open, axe: str, scheme: str
+) -> None:
+    check = partial(check_accessibility, axe, scheme)
+    phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+    page = tab(item(), color_scheme=scheme, **phone)
+    shown(page)
+    check(page, "phone-answer")
+    links = page.locator(".page-header nav a")
+    assert links.count() == 5
+    for link in links.all():
+        box = link.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+    page.click("#open-filters")
+    page.click("#sheet-tools summary")
+    check(page, "phone-filters")
+    page.touchscreen.tap(200, 60)
+    page.wait_for_selector("#filters", state="hidden")
+    assert page.url.endswith(item())  # the tap did nothing else
+    page.click(".chip-main")
+    check(page, "phone-chip")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".chip-panel", state="hidden")
+    page.click(".chip-main")
+    page.touchscreen.tap(100, 400)
+    page.wait_for_selector(".chip-panel", state="hidden")
+    assert page.locator("#lightbox[open]").count() == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_serious_accessibility_violations(tab: Open, axe: str, scheme: str) -> None:
-    def check(page: Any, name: str) -> None:
-        page.evaluate(axe)
-        report = page.evaluate("axe.run()")
-        serious = [
-            (each["id"], node["html"], node["failureSummary"])
-            for each in report["violations"]
-            if each["impact"] in ("serious", "critical")
-            for node in each["nodes"]
-        ]
-        assert serious == [], name
-        screenshot(page, f"{name}-{scheme}")
-
+    check = partial(check_accessibility, axe, scheme)
     for path, name in [
         ("/", "galleries"),
         ("/g/shop", "browse"),

@@ -324,7 +324,7 @@ class Browser {
   showCount() {
     const [{ pages, first, state }] = this.panes;
     const count = pages.isOpen ? t("most-similar-first") : t(isSearch(state) ? "results-count" : "items-count", { n: pages.total });
-    this.count.textContent = [count, this.noteOf(first)].filter(Boolean).join(" · ");
+    this.count.textContent = [count, pages.total ? this.noteOf(first) : ""].filter(Boolean).join(" · ");
     document.title = `${this.titleOf(state)} · lookalike`;
   }
 
@@ -340,7 +340,7 @@ class Browser {
   }
 
   // What to say when there is nothing, and what to do.
-  emptyState({ state }) {
+  emptyState({ state, first }) {
     const box = element("div", { class: "empty" });
     const restrict = this.filters.count > 0;
     if (!this.info.rows) {
@@ -355,6 +355,7 @@ class Browser {
     if (restrict) reasons.push(t(isSearch(state) ? "filters-restrict" : "no-filter", { n: this.filters.count }));
     if (state.options.min_similarity) reasons.push(t("no-similar", { share: formatPercent(Number(state.options.min_similarity)) }));
     box.append(element("h2", {}, t("no-results")), element("p", {}, reasons.join(" ") || t("only-query")));
+    if (this.noteOf(first)) box.append(element("p", { class: "muted" }, this.noteOf(first)));
     const actions = element("p", { class: "actions" });
     if (restrict) actions.append(button(t("clear-filters"), () => this.main.querySelector("#clear-filters").click()));
     if (state.options.min_similarity) {
