@@ -49,6 +49,7 @@ from lookalike.gallery.archive import FILE as ARCHIVE
 from lookalike.gallery.derived import EVALUATION, LABELING, Origin
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.neighbors import neighbor_graph
+from lookalike.gallery.removed import FILE as REMOVED
 from lookalike.gallery.state import GalleryState
 from lookalike.images.decode import decode_with_notes
 from lookalike.images.formats import HEADER_BYTES, detect_format
@@ -312,6 +313,7 @@ def _gallery_folder() -> Path:
     labels = LabelSet("labels", {graph.ids[0]: ("a", "b"), graph.ids[1]: ("c",)})
     save_session(gallery, graph, [2, 3, 4], labels)
     gallery._archive().add({"0" * 64: {"label": "cat", "n": [1, None]}})
+    gallery.leave_out({"photos": {"photos:a/1.png": "0" * 64, "photos:b.png": "1" * 64}})
     table = Table(("a", "b"), (("x", "1"),), wrap=True)
     section = Section("Quality", "Text.", image="aGk=", table=table)
     page = Page(title="a", subtitle="b", verdict="c", sections=(section,), highlight="x")
@@ -355,6 +357,11 @@ def _load_archive(_: Path) -> None:
     archive = Gallery.open(_gallery_folder())._archive()
     json.dumps(dict(archive.values))
     archive.expire()
+
+
+def _load_removed(_: Path) -> None:
+    gallery = Gallery.open(_gallery_folder())
+    gallery.leave_out(gallery.removed)
 
 
 def _load_evaluation(_: Path) -> None:
@@ -825,6 +832,12 @@ def _make() -> dict[str, Callable[[], Target]]:
             "archive-json",
             _artifact_file(_gallery_folder, ARCHIVE, _load_archive),
             ((_gallery_folder() / ARCHIVE).read_bytes(),),
+            mutate_json,
+        ),
+        "removed-json": lambda: Target(
+            "removed-json",
+            _artifact_file(_gallery_folder, REMOVED, _load_removed),
+            ((_gallery_folder() / REMOVED).read_bytes(),),
             mutate_json,
         ),
         "checkpoint-json": lambda: Target(
