@@ -188,6 +188,13 @@ def main(work: Path) -> None:
         page = browser.new_page(**phone)
         open_page(page, f"{url}/g/shop?id=stamps%2Fshop%3A292")
         screenshot(page, "page-phone")
+        page.click("#open-filters")
+        screenshot(page, "page-phone-filters")
+        tablet: dict[str, Any] = {"viewport": {"width": 820, "height": 1180}}
+        page = browser.new_page(**tablet, color_scheme="dark")
+        open_page(page, f"{url}/g/digits/map")
+        page.wait_for_timeout(500)
+        screenshot(page, "page-tablet")
 
 
 if __name__ == "__main__":
