@@ -690,6 +690,8 @@ def test_errors_are_shown(tab: Open, tmp_path: Path, colors: Path) -> None:
     broken.write_bytes((colors / "red" / "1.png").read_bytes()[:200])
     page.set_input_files("#file", broken)
     page.wait_for_selector("[role=alert] >> text=Invalid image")
+    assert page.inner_text("#results .problem p").startswith("broken.png: ")
+    assert page.locator("#results .problem >> text=Try again").count() == 0  # it would not help
     assert page.inner_text(".chip-name") == "broken.png"
     assert page.locator("#history li").count() == 0  # what was not answered is not a recent query
     assert len(shown(page)) > 5  # and the images stay

@@ -54,7 +54,12 @@ export class API {
     if (state.options.min_similarity) body.min_similarity = Number(state.options.min_similarity);
     if (state.options.box) body.box = state.options.box.split(",").map(Number);
     const options = { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" }, signal };
-    return requestJSON(`${this.base}/search`, options);
+    try {
+      return await requestJSON(`${this.base}/search`, options);
+    } catch (problem) {
+      if (problem instanceof Problem) await nameImage(problem, state);
+      throw problem;
+    }
   }
 
   async item(id) {
@@ -94,6 +99,14 @@ export async function withImages(state, gallery, other, keepUpload) {
     return { ...example, kind: "upload", value: await keepUpload(blob, example.value) };
   };
   return { ...state, like: await Promise.all(state.like.map(converted)), unlike: await Promise.all(state.unlike.map(converted)) };
+}
+
+// Puts the name of an uploaded image that a problem is about into its message.
+async function nameImage(problem, state) {
+  const match = /^body\/(?:(like|unlike)\/(\d+)\/)?image$/.exec(problem.errors?.[0]?.location ?? "");
+  if (!match) return;
+  const upload = await findUpload(state[match[1] ?? "like"][Number(match[2] ?? 0)].value);
+  if (upload) problem.message = problem.message.replace(/^the image(?=:)/, () => upload.name);
 }
 
 async function hasItem(gallery, id) {
