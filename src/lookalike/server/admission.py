@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -76,6 +77,7 @@ def peer_of(scope: Scope, proxies: Collection[str] = ()) -> str:
     return peer
 
 
+@lru_cache(maxsize=1024)
 def network_of(peer: str) -> str:
     """Return an IPv4 address, or the network of 64 bits of an IPv6 address."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -46,12 +47,9 @@ async def run_search(
     if cursor is not None:
         check_state(gallery.state, answer.gallery.state)
 
-    def parts() -> Iterator[bytes]:
-        return _result_parts(request, answer)
-
     if len(answer.hits) <= _FEW:
-        return _json(join_parts(parts, service.settings.limits.response_bytes), stages)
-    return await json_in_parts(service, parts, stages)
+        return _json(dumps(_head(request, answer) | {"hits": list(_hits(answer))}), stages)
+    return await json_in_parts(service, lambda: _result_parts(request, answer), stages)
 
 
 async def json_response(
@@ -144,12 +142,20 @@ def dumps(value: object) -> bytes:
 
 
 def _encode(value: object, *, ensure_ascii: bool) -> str:
-    options: dict[str, Any] = {"ensure_ascii": ensure_ascii, "separators": (",", ":")}
-    options["default"] = to_jsonable_python
     try:
-        return json.dumps(value, allow_nan=False, **options)
+        return _encoder(ensure_ascii, False).encode(value)
     except ValueError:
-        return json.dumps(_finite(value), **options)
+        return _encoder(ensure_ascii, True).encode(_finite(value))
+
+
+@cache
+def _encoder(ensure_ascii: bool, allow_nan: bool) -> json.JSONEncoder:
+    return json.JSONEncoder(
+        ensure_ascii=ensure_ascii,
+        allow_nan=allow_nan,
+        separators=(",", ":"),
+        default=to_jsonable_python,
+    )
 
 
 def _finite(value: object) -> object:
@@ -162,10 +168,10 @@ def _finite(value: object) -> object:
     return value
 
 
-def _result_parts(request: SearchRequest, answer: Answer) -> Iterator[bytes]:
-    """Yield the JSON of a search result; images are referred to by item id, never by location."""
+def _head(request: SearchRequest, answer: Answer) -> dict[str, Any]:
+    """Return the fields of a search result but for its hits."""
     hits, gallery = answer.hits, answer.gallery
-    head = {
+    return {
         "query": hits.query,
         "metric": hits.metric.value,
         "ranked_by": hits.ranked_by,
@@ -175,14 +181,24 @@ def _result_parts(request: SearchRequest, answer: Answer) -> Iterator[bytes]:
         "total": hits.total,
         "next": next_cursor(request, hits, gallery.state),
     }
-    yield dumps(head)[:-1] + b',"hits":['
+
+
+def _hits(answer: Answer) -> Iterator[dict[str, Any]]:
+    """Yield the hits; images are referred to by item id, never by location."""
+    for hit in answer.hits:
+        fields = answer.hits.hit_as_dict(hit)
+        del fields["uri"]
+        yield fields | item_urls(answer.gallery, hit.id)
+
+
+def _result_parts(request: SearchRequest, answer: Answer) -> Iterator[bytes]:
+    """Yield the JSON of a search result."""
+    yield dumps(_head(request, answer))[:-1] + b',"hits":['
     separator = b""
-    for hit in hits:
+    for hit in _hits(answer):
         yield separator
         separator = b","
-        fields = hits.hit_as_dict(hit)
-        del fields["uri"]
-        yield dumps(fields | item_urls(gallery, hit.id))
+        yield dumps(hit)
     yield b"]}"
 
 
