@@ -38,6 +38,39 @@ _FREE_CHUNKS, _MIN_CHUNK = 1_000, 64
 long as some kilobytes do."""
 
 
+class _ResponseTransport:
+    """The transport of one response, whose headers are sent together with the begin of its body.
+
+    Each sending is a system call, after which other threads compute before the next one.
+    """
+
+    def __init__(self, cycle: Any) -> None:
+        self._cycle = cycle
+        self._transport = cycle.transport
+        self._headers: bytes | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the response; its headers wait."""
+        if self._headers is None and self._cycle.response_started:
+            self._headers = data
+            return
+        self._transport.write((self._headers or b"") + data)
+        self._headers = b"" if self._headers is not None else None
+
+    def flush(self) -> None:
+        """Send headers without a body."""
+        if self._headers:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Close the connection once everything is sent."""
+        self.flush()
+        self._transport.close()
+
+
 class _LimitedProtocol(HttpToolsProtocol):
     """HTTP/1.1 with time limits for headers and responses, and a size limit for headers.
 
@@ -98,6 +131,7 @@ class _LimitedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle
+        cycle.transport = _ResponseTransport(cycle)
         super()._start_asgi_task(cycle, app)
 
     def _watch_hang_up(self) -> None:
@@ -125,6 +159,7 @@ class _LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._running.transport.flush()
         super().on_response_complete()
         if self._is_idle():
             self.table.wait(self)
