@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lookalike.errors import ArtifactError, ReplacedError
 from lookalike.gallery.gallery import Gallery
 from lookalike.server.handles import GalleryHandle
 from lookalike.stores.base import Rows
@@ -43,6 +45,33 @@ def test_a_snapshot_is_kept_while_nothing_is_written(handle: GalleryHandle) -> N
     assert len(opened.gallery) == DIM
     assert handle.facts.state == handle.open().state != opened.state
     assert handle.open().batcher is opened.batcher
+
+
+def test_an_opened_gallery_has_what_was_written_since(handle: GalleryHandle) -> None:
+    opened = handle.open()
+    assert opened.now() is handle.last is opened
+    write(handle.gallery.path, 0)
+    assert handle.last is opened
+    now = opened.now()
+    assert (len(opened.gallery), len(now.gallery)) == (DIM, DIM + 500)
+    assert handle.last is now
+    handle.release_idle(0)
+    assert handle.last is None
+    assert opened.now().state == now.state
+
+
+def test_another_gallery_in_its_place_is_not_the_opened_one_now(
+    handle: GalleryHandle, tmp_path: Path
+) -> None:
+    opened = handle.open()
+    path = handle.gallery.path
+    shutil.move(path, tmp_path / "old.gallery")
+    with pytest.raises(ArtifactError, match="gone"):
+        opened.now()
+    Gallery.from_embeddings(np.eye(DIM, dtype=np.float32), path=path)
+    with pytest.raises(ReplacedError):
+        opened.now()
+    assert handle.open().now() is handle.last
 
 
 def test_the_log_of_an_idle_service_is_emptied(handle: GalleryHandle) -> None:
