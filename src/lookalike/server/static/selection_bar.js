@@ -1,7 +1,7 @@
 // The bar with what can be done with the selected items: export, tag, remove.
 
 import { csvTable } from "./csv.js";
-import { announce, button, download, element } from "./dom.js";
+import { announce, button, confirmed, download, element } from "./dom.js";
 import { Problem, request, requestJSON } from "./http.js";
 import { displayText } from "./items.js";
 import { t } from "./texts.js";
@@ -103,14 +103,9 @@ export class SelectionBar {
     await Promise.all(Array.from({ length: READERS }, worker));
   }
 
-  #remove() {
-    const n = this.selection.size;
-    this.dialog.querySelector("p").textContent = t("confirm-remove", { n });
-    this.dialog.returnValue = "";
-    this.dialog.showModal();
-    this.dialog.addEventListener("close", () => {
-      if (this.dialog.returnValue === "confirm") this.#run(() => this.#removeAll());
-    }, { once: true });
+  async #remove() {
+    this.dialog.querySelector("p").textContent = t("confirm-remove", { n: this.selection.size });
+    if (await confirmed(this.dialog)) await this.#run(() => this.#removeAll());
   }
 
   async #removeAll() {
