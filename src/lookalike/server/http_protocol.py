@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -45,7 +46,7 @@ class _ResponseTransport:
     """
 
     def __init__(self, cycle: Any) -> None:
-        self._cycle = cycle
+        self._cycle = weakref.proxy(cycle)  # which has this, and the body of the request
         self._transport = cycle.transport
         self._headers: bytes | None = None
 
