@@ -873,6 +873,7 @@ def test_recent_queries_of_images_that_are_gone_are_forgotten(
         page = tab(f"/g/new?id={quote(gone, safe='')}", base=served.url, allow="404")
         shown(page)
         answered(page, lambda: page.set_input_files("#file", colors / "red" / "5.png"))
+        page.wait_for_function("() => document.querySelectorAll('#history li').length === 2")
         answered(page, lambda: page.fill("#text", "green"))
         page.press("#text", "Enter")
         page.wait_for_function("() => document.querySelectorAll('#history li').length === 3")
@@ -1214,9 +1215,17 @@ def test_a_mixed_group_is_labeled_after_a_confirmation(tab: Open) -> None:
     assert page.inner_text("#progress") == "0 of 6 images labeled"
     page.keyboard.press("t")
     page.wait_for_selector("#confirm-dialog[open]")
+    page.evaluate(  # opened again before the event of its closing
+        """() => {
+          document.querySelector("#confirm-dialog").close();
+          document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "t", bubbles: true }));
+        }"""
+    )
+    page.wait_for_selector("#confirm-dialog[open]")
     page.keyboard.press("Enter")
     page.wait_for_selector("#progress:has-text('6 of 6')")
     page.keyboard.press("u")
+    page.wait_for_selector("#progress:has-text('0 of 6')")
     page.locator("#group .thumbnail").first.click()
     page.keyboard.press("t")  # one is taken out: without a confirmation
     page.wait_for_selector("#progress:has-text('5 of 6')")

@@ -46,16 +46,21 @@ export function closeAtClickOutside(node, isOpen, close) {
 
 // Opens a dialog; returns whether its button with the value "confirm" closed it.
 export function confirmed(dialog) {
+  cancelLast(); // its event may still come
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", function onClose() {
-      if (dialog.open) return; // the event of the time before, which comes late
-      dialog.removeEventListener("close", onClose);
-      resolve(dialog.returnValue === "confirm");
-    });
+    const listening = new AbortController();
+    const end = (result) => {
+      listening.abort();
+      resolve(result);
+    };
+    cancelLast = () => end(false);
+    dialog.addEventListener("close", () => dialog.open || end(dialog.returnValue === "confirm"), listening);
   });
 }
+
+let cancelLast = () => {};
 
 export function problemBox(problem, ...actions) {
   const box = element("div", { class: "problem", role: "alert" });
