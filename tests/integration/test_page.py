@@ -887,8 +887,9 @@ def test_recent_queries_of_images_that_are_gone_are_forgotten(
 
 DELETE_UPLOADS = """() => new Promise((resolve) => {
   indexedDB.open("lookalike").onsuccess = ({ target }) => {
-    const store = target.result.transaction("uploads", "readwrite").objectStore("uploads");
-    store.clear().onsuccess = resolve;
+    const transaction = target.result.transaction("uploads", "readwrite");
+    transaction.objectStore("uploads").clear();
+    transaction.oncomplete = resolve;
   };
 })"""
 
