@@ -214,6 +214,6 @@ class _Parser:
 
 
 def _syntax_error(text: str, position: int, reason: str) -> InputError:
-    before, after = text[max(0, position - 30) : position], text[position : position + 30]
-    place = f"filter, character {position + 1}"
-    return InputError(f"{place}: {reason}: {before}>>>{after or ' (the end)'}")
+    rest = text[position : position + 30].strip()
+    where = f"at: {rest}" if rest else "at the end"
+    return InputError(f"filter, character {position + 1}: {reason}, {where}")
