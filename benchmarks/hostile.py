@@ -351,7 +351,7 @@ class Attacker:
 
 
 def attack(port: int, clients: int, addresses: int, seed: int) -> None:
-    """Attack a service until stdin is closed, then print the outcomes as JSON."""
+    """Say that it begins, attack a service until stdin is closed, print the outcomes as JSON."""
     os.nice(10)
     file = io.BytesIO()
     Image.new("RGB", (7_000, 7_000)).save(file, "WEBP", lossless=True)
@@ -366,6 +366,7 @@ def attack(port: int, clients: int, addresses: int, seed: int) -> None:
             )
             for n in range(clients)
         ]
+        print("attacking", flush=True)
         sys.stdin.read()
         stop.set()
         outcomes = sum((each.result() for each in running), Counter[str]())
@@ -492,13 +493,16 @@ def _port(service: subprocess.Popen[Any], log: Path) -> int:
 def _start_attack(port: int, clients: int, addresses: int, seed: int) -> subprocess.Popen[str]:
     code = f"from benchmarks import hostile; hostile.attack({port}, {clients}, {addresses}, {seed})"
     path = os.pathsep.join((str(Path(__file__).parents[1]), *filter(None, sys.path)))
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},
         text=True,
     )
+    assert process.stdout is not None
+    process.stdout.readline()  # it takes seconds to start on a busy machine
+    return process
 
 
 def _search(port: int, data: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -33,7 +34,8 @@ def image(data: bytes, request: Mapping[str, Any]) -> decoder_process.Response:
     while data.endswith(HANG):
         pass
     if data.endswith(EXTRA):
-        header = b'{"shape": [1, 1], "seconds": 0}'
+        fields = {"shape": [1, 1], "seconds": 0, "number": request["number"]}
+        header = json.dumps(fields).encode()
         os.write(0, messages.LENGTHS.pack(len(header), 1) + header + b"\xff")
     if ONCE in data:
         note = Path(data.rpartition(ONCE)[2].decode())

@@ -689,9 +689,10 @@ class _Worker:
 
 
 class _Connection(asyncio.Protocol):
-    """The socket of a decoder, which sends one response for each request."""
+    """The socket of a decoder, which sends one response for each request, with its number."""
 
     def __init__(self) -> None:
+        self._number = 0
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._response: asyncio.Future[messages.Message] = self._loop.create_future()
@@ -709,10 +710,12 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         self._response = self._loop.create_future()
         self._is_pending = True
+        self._number += 1
         if self._transport.is_closing():
             self._end(EOFError("it ended"))
         else:
-            self._transport.writelines((messages.preamble(request, len(data)), data))
+            numbered = {**request, "number": self._number}
+            self._transport.writelines((messages.preamble(numbered, len(data)), data))
 
     async def response(self) -> messages.Message:
         """Return the response to the last request."""
@@ -747,6 +750,9 @@ class _Connection(asyncio.Protocol):
             header = dict(json.loads(content[messages.LENGTHS.size : start]))
         except (ValueError, TypeError) as error:
             self._end(error)
+            return
+        if header.get("number") != self._number:
+            self._end(ValueError("it is a second response to an earlier request"))
             return
         self._resolve((header, content[start:]))
 

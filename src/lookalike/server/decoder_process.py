@@ -133,17 +133,24 @@ def main(memory: int) -> None:
     _end_with_service()
     requests, responses = _take_over_pipes()
     while (message := messages.read(requests)) is not None:
-        BUDGET.before_large = _Turn(requests, responses).wait
+        turn = _Turn(requests, responses, message[0]["number"])
+        BUDGET.before_large = turn.wait
         before = time.process_time()
         header, payload = handle(*message)
-        messages.write(responses, {**header, "seconds": time.process_time() - before}, payload)
+        header |= {"seconds": time.process_time() - before, "number": turn.number}
+        messages.write(responses, header, payload)
         del message, payload
 
 
 class _Turn:
-    """The turn of this process among those that decode large images, for one request."""
+    """The turn of this process among those that decode large images, for one request.
 
-    def __init__(self, requests: BinaryIO, responses: BinaryIO) -> None:
+    Attributes:
+        number: of the request, then of the message that gave the turn.
+    """
+
+    def __init__(self, requests: BinaryIO, responses: BinaryIO, number: int) -> None:
+        self.number = number
         self._requests = requests
         self._responses = responses
         self._is_ours = False
@@ -152,9 +159,11 @@ class _Turn:
         """Wait for the turn, once; it ends with the response."""
         if not self._is_ours:
             self._is_ours = True
-            messages.write(self._responses, {"large": True}, b"")
-            if messages.read(self._requests) is None:
+            messages.write(self._responses, {"large": True, "number": self.number}, b"")
+            message = messages.read(self._requests)
+            if message is None:
                 sys.exit()
+            self.number = message[0]["number"]
 
 
 def _limit_resources(memory: int) -> None:
