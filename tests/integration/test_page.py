@@ -1060,6 +1060,8 @@ def test_without_javascript(tab: Open, site: Serving) -> None:
     with page.expect_navigation():
         page.click(".search-button")
     assert "Nothing found" in page.inner_text("#results")
+    page.goto(f"{site.url}/g/shop?upload={'0' * 64}")
+    assert "Image not available" in page.inner_text("#results")
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
